@@ -1,0 +1,9 @@
+//! Clients of the API: [`Clients`] makes a `kube::Client` for an identity, [`informer::Informers`] shares one watch per
+//! kind among all components of a process, [`work_queue::WorkQueue`] drives level-triggered reconcilers.
+pub mod clients;
+pub mod informer;
+pub mod work_queue;
+
+pub use clients::Clients;
+pub use informer::{Informer, Informers};
+pub use work_queue::WorkQueue;

@@ -1,0 +1,2 @@
+//! The `pintle` command.
+fn main() {}
