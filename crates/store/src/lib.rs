@@ -1,6 +1,10 @@
 //! The revisioned key-value store under the API server, with etcd v3 semantics. Start at [`Store`].
 use bytes::Bytes;
 
+pub mod embedded;
+
+pub use embedded::EmbeddedStore;
+
 /// The store's logical clock: one counter for all keys; each committed transaction increases it by one.
 pub type Revision = u64;
 
@@ -107,6 +111,25 @@ pub enum Error {
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
+}
+
+impl Error {
+    /// The same error for a further caller: those of a batch share its fate.
+    fn again(&self) -> Self {
+        match self {
+            Error::Io(error) => Error::Io(std::io::Error::new(error.kind(), error.to_string())),
+            Error::Corrupt(text) => Error::Corrupt(text.clone()),
+            Error::Compacted { requested, oldest } => Error::Compacted { requested: *requested, oldest: *oldest },
+            Error::Future { requested, current } => Error::Future { requested: *requested, current: *current },
+            Error::Closed => Error::Closed,
+        }
+    }
+}
+
+/// `value` with the decimal `revision` inserted at byte `at`: how [`Op::Put::stamp`] is carried out.
+pub fn stamp(value: &[u8], at: usize, revision: Revision) -> Bytes {
+    let (digits, at) = (revision.to_string(), at.min(value.len()));
+    [&value[..at], digits.as_bytes(), &value[at..]].concat().into()
 }
 
 /// A stream of changes in revision order; a batch holds all events of one or more whole transactions.
