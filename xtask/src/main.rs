@@ -1,2 +1,23 @@
-//! Developer commands.
-fn main() {}
+//! Developer commands: `cargo xtask <command>`.
+mod schema;
+
+use clap::{Parser, Subcommand};
+
+/// Developer commands of Pintle.
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Derive the tables under crates/api/schema from upstream's Go modules.
+    Schema(schema::Args),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Schema(args) => schema::run(&args),
+    }
+}
