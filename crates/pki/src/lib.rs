@@ -1,1 +1,49 @@
-//! pki
+//! The cluster's certificates and keys: made at first start, kept on disk, renewed while running. Start at [`ClusterPki`].
+//!
+//! Certificate authorities live for ten years, leaf certificates for one; a leaf is renewed when a third of its life is
+//! left, and whoever serves or dials with it ([`Leaf`] resolves certificates for rustls) uses the new one from the next
+//! handshake on. Cryptography is ring's, passed explicitly: no process-wide default provider is relied upon.
+pub mod authority;
+pub mod clock;
+pub mod cluster;
+mod files;
+pub mod kubeconfig;
+pub mod leaf;
+pub mod service_account;
+pub mod tls;
+
+pub use authority::Authority;
+pub use clock::Clock;
+pub use cluster::{ClusterPki, Params};
+pub use kubeconfig::Kubeconfig;
+pub use leaf::{Leaf, LeafSpec};
+pub use service_account::ServiceAccountKey;
+
+use std::path::PathBuf;
+
+/// Why keys or certificates cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is damaged or belongs to another cluster.
+    #[error("{}: {reason}; restore the file, or remove it to have a new one made", path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A certificate cannot be made from what was asked for.
+    #[error("cannot issue a certificate: {0}")]
+    Issue(#[from] rcgen::Error),
+    /// A TLS configuration cannot be built.
+    #[error("cannot set up TLS: {0}")]
+    Tls(String),
+}

@@ -1,0 +1,150 @@
+//! rustls configurations over the cluster's certificates. Start at [`server_config`] and [`client_config`].
+use crate::{Authority, Error, Leaf};
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme, version,
+};
+use rustls_pki_types::{CertificateDer, UnixTime};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Who may finish a handshake with a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// Anyone; a client may show any certificate, whose key it proves to hold. Whether the certificate is one of the
+    /// cluster's is for the authenticator to decide ([`ClientVerifier`]), so that a stranger gets 401 and no broken
+    /// handshake, as upstream does.
+    Requested,
+    /// Only clients with a certificate issued by the authority.
+    Required,
+}
+
+/// ring, explicitly.
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// A server that shows `leaf` and speaks `alpn` (e.g. `h2`, `http/1.1`), asking clients for certificates of `authority`.
+pub fn server_config(
+    leaf: Arc<Leaf>,
+    authority: &Authority,
+    auth: ClientAuth,
+    alpn: &[&str],
+) -> Result<ServerConfig, Error> {
+    let verifier: Arc<dyn ClientCertVerifier> = match auth {
+        ClientAuth::Requested => Arc::new(AcceptAny::new(authority)?),
+        ClientAuth::Required => webpki_verifier(&[authority])?,
+    };
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&version::TLS13, &version::TLS12])
+        .map_err(|error| Error::Tls(error.to_string()))?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(leaf);
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    Ok(config)
+}
+
+/// A client that trusts `authority` and shows `leaf`, if any.
+pub fn client_config(authority: &Authority, leaf: Option<Arc<Leaf>>, alpn: &[&str]) -> Result<ClientConfig, Error> {
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&version::TLS13, &version::TLS12])
+        .map_err(|error| Error::Tls(error.to_string()))?
+        .with_root_certificates(roots(&[authority])?);
+    let mut config = match leaf {
+        Some(leaf) => builder.with_client_cert_resolver(leaf),
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    Ok(config)
+}
+
+/// Judges client certificates after the handshake.
+#[derive(Clone, Debug)]
+pub struct ClientVerifier(Arc<dyn ClientCertVerifier>);
+
+impl ClientVerifier {
+    /// Trusts clients of `authority`.
+    pub fn new(authority: &Authority) -> Result<Self, Error> {
+        Ok(ClientVerifier(webpki_verifier(&[authority])?))
+    }
+
+    /// Whether `chain` (leaf first) leads to the authority, allows client authentication and is valid at `unix_seconds`.
+    pub fn verify(&self, chain: &[CertificateDer<'_>], unix_seconds: u64) -> Result<(), Error> {
+        let (leaf, intermediates) = chain.split_first().ok_or_else(|| Error::Tls("no certificate".into()))?;
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(unix_seconds));
+        self.0.verify_client_cert(leaf, intermediates, now).map_err(|error| Error::Tls(error.to_string()))?;
+        Ok(())
+    }
+}
+
+fn roots(authorities: &[&Authority]) -> Result<RootCertStore, Error> {
+    let mut store = RootCertStore::empty();
+    for authority in authorities {
+        store.add(authority.certificate().clone()).map_err(|error| Error::Tls(error.to_string()))?;
+    }
+    Ok(store)
+}
+
+fn webpki_verifier(authorities: &[&Authority]) -> Result<Arc<dyn ClientCertVerifier>, Error> {
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots(authorities)?), provider())
+        .build()
+        .map_err(|error| Error::Tls(error.to_string()))
+}
+
+/// Takes any client certificate, or none; checks only that the client holds its key.
+#[derive(Debug)]
+struct AcceptAny {
+    hints: Vec<DistinguishedName>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl AcceptAny {
+    fn new(authority: &Authority) -> Result<Self, Error> {
+        let hints = roots(&[authority])?.subjects();
+        Ok(AcceptAny { hints, algorithms: provider().signature_verification_algorithms })
+    }
+}
+
+impl ClientCertVerifier for AcceptAny {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.hints
+    }
+
+    fn verify_client_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, signature, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
