@@ -1,1 +1,21 @@
-//! apiserver
+//! The API server: HTTP, authentication, authorization, admission and the generic registry. Start at [`registry::Registry`].
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | [`request_info`], [`query`], [`context`] | what a request asks for, and who asks |
+//! | [`authn`], [`authz`], [`admission`] | the three gates before a write |
+//! | [`registry`], [`watch_cache`], [`encode`] | reading, writing and watching objects of every kind |
+//! | [`strategy`] | what differs from kind to kind |
+//! | [`special`] | endpoints with behaviour of their own |
+pub mod admission;
+pub mod authn;
+pub mod authz;
+pub mod body;
+pub mod context;
+pub mod encode;
+pub mod query;
+pub mod registry;
+pub mod request_info;
+pub mod special;
+pub mod strategy;
+pub mod watch_cache;

@@ -1,0 +1,63 @@
+//! Admission: the last word before an authorized write is stored. Start at [`Admission`].
+use crate::context::RequestContext;
+use crate::registry::Registry;
+use async_trait::async_trait;
+use pintle_api::scheme::Resource;
+use pintle_api::status::ApiError;
+use serde_json::Value;
+
+/// What is being done to an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// A new object (also a created subresource, such as `pods/binding`).
+    Create,
+    /// A change of an object.
+    Update,
+    /// A deletion; there is no new object.
+    Delete,
+    /// A connection to a running thing: exec, attach, port-forward, proxy.
+    Connect,
+}
+
+/// The circumstances of an admission: upstream's `admission.Attributes`.
+#[derive(Clone, Copy, Debug)]
+pub struct Attributes<'a> {
+    /// The request; also takes warnings for the client.
+    pub cx: &'a RequestContext,
+    /// The resource.
+    pub resource: &'a Resource,
+    /// The subresource, empty if none.
+    pub subresource: &'a str,
+    /// What is being done.
+    pub operation: Operation,
+    /// The namespace, empty for cluster-scoped resources.
+    pub namespace: &'a str,
+    /// The name; empty while a generated one is not yet known.
+    pub name: &'a str,
+    /// Whether nothing will be stored.
+    pub dry_run: bool,
+    /// The options of the request (`DeleteOptions`, …), null if there are none.
+    pub options: &'a Value,
+    /// The object as it is stored, for updates and deletions.
+    pub old: Option<&'a Value>,
+}
+
+/// Plugins that change or refuse writes.
+#[async_trait]
+pub trait Admission: Send + Sync + 'static {
+    /// The mutating phase, before the object is validated; `object` is absent for deletions.
+    async fn admit(
+        &self,
+        attributes: &Attributes<'_>,
+        object: Option<&mut Value>,
+        registry: &Registry,
+    ) -> Result<(), ApiError>;
+
+    /// The validating phase, on the object as it would be stored.
+    async fn validate(
+        &self,
+        attributes: &Attributes<'_>,
+        object: Option<&Value>,
+        registry: &Registry,
+    ) -> Result<(), ApiError>;
+}

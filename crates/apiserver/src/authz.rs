@@ -1,0 +1,66 @@
+//! Authorization: whether a user may do what a request asks for. Start at [`Authorizer`].
+use crate::registry::Registry;
+use crate::request_info::RequestInfo;
+use async_trait::async_trait;
+use pintle_api::user::UserInfo;
+
+/// What is to be authorized: upstream's `authorizer.Attributes`.
+#[derive(Clone, Debug, Default)]
+pub struct Attributes {
+    /// Who asks.
+    pub user: UserInfo,
+    /// `get`, `list`, `create`, …; for plain paths the method in lower case.
+    pub verb: String,
+    /// The namespace, empty for cluster-scoped requests.
+    pub namespace: String,
+    /// The API group, empty for the core group.
+    pub group: String,
+    /// The API version.
+    pub version: String,
+    /// The resource in plural.
+    pub resource: String,
+    /// The subresource, empty if none.
+    pub subresource: String,
+    /// The object's name, empty for collections.
+    pub name: String,
+    /// Whether a resource is meant; otherwise only `verb` and `path` count.
+    pub is_resource_request: bool,
+    /// The path of the request.
+    pub path: String,
+}
+
+impl Attributes {
+    /// What `user` asks for with the request that `info` describes.
+    pub fn of_request(user: &UserInfo, info: &RequestInfo) -> Self {
+        Attributes {
+            user: user.clone(),
+            verb: info.verb.to_owned(),
+            namespace: info.namespace.clone(),
+            group: info.api_group.clone(),
+            version: info.api_version.clone(),
+            resource: info.resource.clone(),
+            subresource: info.subresource.clone(),
+            name: info.name.clone(),
+            is_resource_request: info.is_resource_request,
+            path: info.path.clone(),
+        }
+    }
+}
+
+/// An authorizer's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Allowed.
+    Allow,
+    /// Not allowed, whatever other authorizers say; the reason is for the user's eyes.
+    Deny(String),
+    /// Not allowed as far as this authorizer knows; the reason is for the user's eyes.
+    NoOpinion(String),
+}
+
+/// Decides whether a user may do something.
+#[async_trait]
+pub trait Authorizer: Send + Sync + 'static {
+    /// The decision on `attributes`. Called for every request: it must be quick and not read the store each time.
+    async fn authorize(&self, attributes: &Attributes, registry: &Registry) -> Decision;
+}

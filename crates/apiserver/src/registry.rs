@@ -1,0 +1,111 @@
+//! The generic registry: reads and writes objects of every resource by the same rules. Start at [`Registry`].
+//!
+//! This is the way in for the API server's own parts too (admission, authorization, special endpoints): nothing else
+//! touches the store.
+mod read;
+
+use crate::watch_cache::WatchCache;
+use arc_swap::ArcSwap;
+use pintle_api::scheme::{Resource, Scheme};
+use pintle_api::status::ApiError;
+use pintle_store::Store;
+use serde_json::Value;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+pub use read::ObjectList;
+
+/// A cheap handle on all stored objects.
+#[derive(Clone)]
+pub struct Registry(Arc<Inner>);
+
+struct Inner {
+    store: Arc<dyn Store>,
+    scheme: ArcSwap<Scheme>,
+    cache: Arc<WatchCache>,
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registry").field("cache", &self.0.cache).finish_non_exhaustive()
+    }
+}
+
+impl Registry {
+    /// A registry of the resources of `scheme`, kept in `store`; it follows the store's changes until `stop`.
+    pub fn new(store: Arc<dyn Store>, scheme: Arc<Scheme>, stop: CancellationToken) -> Self {
+        let cache = WatchCache::start(store.clone(), stop);
+        for resource in scheme.resources().filter(|resource| resource.is_stored()) {
+            cache.ring(resource.storage_prefix().as_bytes());
+        }
+        Registry(Arc::new(Inner { store, scheme: ArcSwap::new(scheme), cache }))
+    }
+
+    /// The resources that are served now.
+    pub fn scheme(&self) -> Arc<Scheme> {
+        self.0.scheme.load_full()
+    }
+
+    /// The store below.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.0.store
+    }
+
+    /// The recent changes of all resources.
+    pub fn cache(&self) -> &Arc<WatchCache> {
+        &self.0.cache
+    }
+
+    /// The resource `plural` of `group` in its preferred version.
+    pub fn resource(&self, group: &str, plural: &str) -> Result<Arc<Resource>, ApiError> {
+        self.0.scheme.load().preferred(group, plural).cloned().ok_or_else(ApiError::unknown_path)
+    }
+}
+
+/// The key of one object.
+pub fn object_key(resource: &Resource, namespace: &str, name: &str) -> Vec<u8> {
+    let mut key = resource.storage_prefix();
+    if resource.namespaced {
+        key.push_str(namespace);
+        key.push('/');
+    }
+    key.push_str(name);
+    key.into_bytes()
+}
+
+/// What all keys of `resource` in `namespace` (empty: all namespaces) begin with.
+pub fn collection_prefix(resource: &Resource, namespace: &str) -> Vec<u8> {
+    let mut prefix = resource.storage_prefix();
+    if resource.namespaced && !namespace.is_empty() {
+        prefix.push_str(namespace);
+        prefix.push('/');
+    }
+    prefix.into_bytes()
+}
+
+/// The first key after all that begin with `prefix`, which ends in `/`.
+fn prefix_end(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    end
+}
+
+/// How the store's troubles reach a client.
+pub fn store_error(error: pintle_store::Error) -> ApiError {
+    match error {
+        pintle_store::Error::Compacted { .. } => ApiError::expired(
+            "The provided continue parameter is too old to display a consistent list result. You can start a new list \
+             without the continue parameter.",
+        ),
+        pintle_store::Error::Closed => ApiError::service_unavailable("the server is shutting down"),
+        other => ApiError::internal(other),
+    }
+}
+
+/// Reads stored bytes as an object.
+pub fn decode_stored(bytes: &[u8]) -> Result<Value, ApiError> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| ApiError::internal(format_args!("a stored object is damaged: {error}")))
+}

@@ -1,0 +1,65 @@
+//! Endpoints with behaviour of their own, outside generic create/get/update/…: [`SpecialRest`], kept in [`Specials`].
+use crate::body::{Body, RequestBody};
+use crate::context::RequestContext;
+use crate::registry::Registry;
+use async_trait::async_trait;
+use http::{Response, StatusCode};
+use pintle_api::status::ApiError;
+use serde_json::Value;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// A request for a special endpoint, authenticated and authorized.
+#[derive(Debug)]
+pub struct SpecialRequest {
+    /// The user, the parsed path and query; takes warnings.
+    pub cx: RequestContext,
+    /// Method, URI, headers; for streams also `hyper::upgrade::OnUpgrade` among the extensions.
+    pub parts: http::request::Parts,
+    /// The body as it arrives. `codec::read_object` reads it as an object in any supported encoding.
+    pub body: RequestBody,
+}
+
+/// The answer of a special endpoint.
+#[derive(Debug)]
+pub enum SpecialResponse {
+    /// An object, which is written in the encoding that the client accepts.
+    Object(StatusCode, Value),
+    /// A response that is sent as it is.
+    Raw(Response<Body>),
+}
+
+/// An endpoint with behaviour of its own.
+#[async_trait]
+pub trait SpecialRest: Send + Sync + 'static {
+    /// Answers `request`. Errors are written as `Status` objects.
+    async fn handle(&self, request: SpecialRequest, registry: &Registry) -> Result<SpecialResponse, ApiError>;
+
+    /// Whether this endpoint answers `verb` (`create`, `get`, …); others fall through to the generic registry.
+    fn handles(&self, verb: &str) -> bool {
+        !verb.is_empty()
+    }
+}
+
+/// The special endpoints by API group, resource and subresource (empty: the resource itself).
+#[derive(Clone, Default)]
+pub struct Specials(HashMap<(String, String, String), Arc<dyn SpecialRest>>);
+
+impl Specials {
+    /// Lets `rest` answer for `resource` (and its `subresource`) of `group`, in all versions.
+    pub fn register(&mut self, group: &str, resource: &str, subresource: &str, rest: Arc<dyn SpecialRest>) {
+        self.0.insert((group.into(), resource.into(), subresource.into()), rest);
+    }
+
+    /// Who answers `verb` on `resource` and `subresource` of `group`.
+    pub fn find(&self, group: &str, resource: &str, subresource: &str, verb: &str) -> Option<&Arc<dyn SpecialRest>> {
+        let key = (group.to_owned(), resource.to_owned(), subresource.to_owned());
+        self.0.get(&key).filter(|rest| rest.handles(verb))
+    }
+}
+
+impl std::fmt::Debug for Specials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}

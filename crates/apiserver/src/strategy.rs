@@ -1,0 +1,122 @@
+//! What differs from kind to kind on the way to the store. Start at [`Strategy`] and [`of`].
+use crate::context::RequestContext;
+use crate::registry::Registry;
+use async_trait::async_trait;
+use pintle_api::field::FieldError;
+use pintle_api::scheme::Resource;
+use pintle_api::status::ApiError;
+use pintle_store::{Compare, Op};
+use serde_json::Value;
+
+/// Store operations that commit in the same transaction as the object itself, so that an allocation and the object that
+/// holds it come and go together.
+#[derive(Clone, Debug, Default)]
+pub struct SideWrites {
+    /// Must hold at the commit; if one does not, the hook is asked again.
+    pub compares: Vec<Compare>,
+    /// Applied with the object.
+    pub ops: Vec<Op>,
+}
+
+/// A kind's own rules: upstream's `rest.RESTCreateStrategy`, `RESTUpdateStrategy` and `RESTDeleteStrategy`.
+///
+/// The generic registry calls, for a create: `default`, mutating admission, `prepare_for_create`, `validate_create`,
+/// validating admission, `before_write`; for an update the same with the old object beside the new one. Metadata (names,
+/// generation on spec changes, timestamps, resource version) is the generic registry's business.
+#[async_trait]
+pub trait Strategy: Send + Sync + 'static {
+    /// Fills in what the client left out, as the kind's versioned defaults say.
+    fn default(&self, _object: &mut Value) {}
+
+    /// Resets what a client must not set when it creates (`status`, mostly).
+    fn prepare_for_create(&self, _cx: &RequestContext, object: &mut Value) {
+        generic::clear_status(object);
+    }
+
+    /// Resets what a client must not change with an update of the main resource (`status`, mostly).
+    fn prepare_for_update(&self, _cx: &RequestContext, new: &mut Value, old: &Value) {
+        generic::keep_status(new, old);
+    }
+
+    /// Resets what a client must not change with an update of `status`: all but the status, and upstream's few
+    /// metadata exceptions.
+    fn prepare_for_status_update(&self, _cx: &RequestContext, new: &mut Value, old: &Value) {
+        generic::keep_all_but_status(new, old);
+    }
+
+    /// Judges a new object; metadata has been judged already.
+    fn validate_create(&self, _object: &Value) -> Vec<FieldError> {
+        Vec::new()
+    }
+
+    /// Judges a change; metadata has been judged already.
+    fn validate_update(&self, _new: &Value, _old: &Value) -> Vec<FieldError> {
+        Vec::new()
+    }
+
+    /// Judges a change of the status.
+    fn validate_status_update(&self, _new: &Value, _old: &Value) -> Vec<FieldError> {
+        Vec::new()
+    }
+
+    /// Warnings for whoever creates `object`.
+    fn warnings_on_create(&self, _object: &Value) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Warnings for whoever changes `old` into `new`.
+    fn warnings_on_update(&self, _new: &Value, _old: &Value) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Whether an update of an object that does not exist creates it.
+    fn allow_create_on_update(&self) -> bool {
+        false
+    }
+
+    /// Whether an update without a resource version is taken as one of whatever is stored.
+    fn allow_unconditional_update(&self) -> bool {
+        true
+    }
+
+    /// How long a deletion of `object` waits for whoever finishes it, in seconds: `requested` is what the client asked
+    /// for. `None`: the kind is not deleted gracefully.
+    fn grace_period(&self, _object: &Value, _requested: Option<i64>) -> Option<i64> {
+        None
+    }
+
+    /// Finalizers that every new object of the kind gets.
+    fn initial_finalizers(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Whether dependents are orphaned when the client does not say otherwise (upstream's
+    /// `DefaultGarbageCollectionPolicy`).
+    fn orphans_dependents_by_default(&self) -> bool {
+        false
+    }
+
+    /// Allocates what the object needs and writes it into `new`; called right before the store transaction, again if that
+    /// conflicts, and also for dry runs (whose writes are dropped).
+    async fn before_write(
+        &self,
+        _cx: &RequestContext,
+        _registry: &Registry,
+        _old: Option<&Value>,
+        _new: &mut Value,
+    ) -> Result<SideWrites, ApiError> {
+        Ok(SideWrites::default())
+    }
+
+    /// What is released in the transaction that removes `old` from the store.
+    async fn before_removal(&self, _registry: &Registry, _old: &Value) -> Result<SideWrites, ApiError> {
+        Ok(SideWrites::default())
+    }
+}
+
+/// The rules for `resource`.
+pub fn of(_resource: &Resource) -> &'static dyn Strategy {
+    &generic::Generic
+}
+
+pub mod generic;
