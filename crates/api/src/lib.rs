@@ -6,9 +6,17 @@
 //! | [`meta`] | names, labels, owners, times of a dynamic object: [`meta::ObjectExt`] on `serde_json::Value` |
 //! | [`status`] | errors of the API: [`status::ApiError`] |
 //! | [`field`] | validation errors on fields: [`field::Path`], [`field::FieldError`] |
+//! | [`names`] | rules for names, labels, ports, each with upstream's complaint |
+//! | [`quantity`] | exact amounts: [`quantity::Quantity`] |
+//! | [`selector`] | label and field selectors |
+//! | [`int_or_string`] | ports and percentages |
 //! | [`user`] | identities: [`user::UserInfo`] |
 pub mod field;
+pub mod int_or_string;
 pub mod meta;
+pub mod names;
+pub mod quantity;
 pub mod scheme;
+pub mod selector;
 pub mod status;
 pub mod user;
