@@ -13,6 +13,7 @@ pub mod authz;
 pub mod body;
 pub mod context;
 pub mod encode;
+pub mod names;
 pub mod query;
 pub mod registry;
 pub mod request_info;

@@ -2,7 +2,12 @@
 //!
 //! This is the way in for the API server's own parts too (admission, authorization, special endpoints): nothing else
 //! touches the store.
+mod create;
+mod delete;
+mod metadata;
 mod read;
+mod update;
+mod write;
 
 use crate::watch_cache::WatchCache;
 use arc_swap::ArcSwap;
@@ -13,7 +18,11 @@ use serde_json::Value;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
+pub use delete::{DeleteOptions, Deleted};
+pub use metadata::{FOREGROUND_DELETION, ORPHAN_DEPENDENTS};
 pub use read::ObjectList;
+pub use update::Change;
+pub use write::{Write, Written, is_storage_version};
 
 /// A cheap handle on all stored objects.
 #[derive(Clone)]

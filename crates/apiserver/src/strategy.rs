@@ -85,9 +85,35 @@ pub trait Strategy: Send + Sync + 'static {
         None
     }
 
+    /// What is wrong with `name`, with upstream's texts; names that are a DNS subdomain by default.
+    fn validate_name(&self, name: &str) -> Vec<String> {
+        crate::names::is_dns1123_subdomain(name)
+    }
+
+    /// Whether `metadata.generation` counts the changes of all but metadata and status.
+    fn tracks_generation(&self) -> bool {
+        false
+    }
+
+    /// Turns an object as this group version shows it into the stored form, where the two differ.
+    fn convert_to_storage(&self, _object: &mut Value) {}
+
+    /// Turns a stored object into the form that this group version shows, where the two differ.
+    fn convert_from_storage(&self, _object: &mut Value) {}
+
     /// Finalizers that every new object of the kind gets.
     fn initial_finalizers(&self) -> &'static [&'static str] {
         &[]
+    }
+
+    /// Whether the garbage collector looks after dependents of this kind (not so for events and namespaces).
+    fn supports_garbage_collection(&self) -> bool {
+        true
+    }
+
+    /// Whether DELETE answers with the deleted object rather than a `Status` (upstream's `ReturnDeletedObject`).
+    fn returns_deleted_object(&self) -> bool {
+        false
     }
 
     /// Whether dependents are orphaned when the client does not say otherwise (upstream's

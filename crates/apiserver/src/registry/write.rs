@@ -1,0 +1,187 @@
+//! What all writes share: who writes what and how ([`Write`]), and the store transaction at the end.
+use super::{Registry, decode_stored, store_error};
+use crate::admission::{Admission, Attributes, Operation};
+use crate::context::RequestContext;
+use crate::encode::{Encoded, encode};
+use crate::strategy::{self, SideWrites, Strategy};
+use bytes::Bytes;
+use pintle_api::meta::ObjectExt;
+use pintle_api::scheme::Resource;
+use pintle_api::status::ApiError;
+use pintle_store::{Compare, KeyValue, Op, Revision, TxnOutcome};
+use serde_json::Value;
+
+/// How often a write whose transaction met a concurrent one starts over before it gives up.
+pub(super) const RETRIES: usize = 64;
+
+/// Who writes what, and how.
+#[derive(Clone, Copy)]
+pub struct Write<'a> {
+    /// The request.
+    pub cx: &'a RequestContext,
+    /// The resource, in the version in which the object is given.
+    pub resource: &'a Resource,
+    /// The subresource, empty for the object itself; with `status` only the status is written.
+    pub subresource: &'a str,
+    /// The namespace, empty for cluster-scoped resources.
+    pub namespace: &'a str,
+    /// Whether nothing is to be stored.
+    pub dry_run: bool,
+    /// Who must admit the write; none for writes of the server itself.
+    pub admission: Option<&'a dyn Admission>,
+    /// The request's options, for admission.
+    pub options: &'a Value,
+}
+
+impl<'a> Write<'a> {
+    /// A write of the server itself, or one whose admission has been done.
+    pub fn internal(cx: &'a RequestContext, resource: &'a Resource, namespace: &'a str) -> Self {
+        Write { cx, resource, subresource: "", namespace, dry_run: false, admission: None, options: &Value::Null }
+    }
+
+    /// The same for a subresource.
+    #[must_use]
+    pub fn subresource(mut self, subresource: &'a str) -> Self {
+        self.subresource = subresource;
+        self
+    }
+
+    pub(super) fn strategy(&self) -> &'static dyn Strategy {
+        strategy::of(self.resource)
+    }
+
+    pub(super) fn attributes<'b>(
+        &'b self,
+        operation: Operation,
+        name: &'b str,
+        old: Option<&'b Value>,
+    ) -> Attributes<'b>
+    where
+        'a: 'b,
+    {
+        Attributes {
+            cx: self.cx,
+            resource: self.resource,
+            subresource: self.subresource,
+            operation,
+            namespace: self.namespace,
+            name,
+            dry_run: self.dry_run,
+            options: self.options,
+            old,
+        }
+    }
+
+    /// The mutating phase of admission.
+    pub(super) async fn admit(
+        &self,
+        registry: &Registry,
+        operation: Operation,
+        name: &str,
+        object: Option<&mut Value>,
+        old: Option<&Value>,
+    ) -> Result<(), ApiError> {
+        let Some(admission) = self.admission else { return Ok(()) };
+        admission.admit(&self.attributes(operation, name, old), object, registry).await
+    }
+
+    /// The validating phase of admission.
+    pub(super) async fn admit_valid(
+        &self,
+        registry: &Registry,
+        operation: Operation,
+        name: &str,
+        object: Option<&Value>,
+        old: Option<&Value>,
+    ) -> Result<(), ApiError> {
+        let Some(admission) = self.admission else { return Ok(()) };
+        admission.validate(&self.attributes(operation, name, old), object, registry).await
+    }
+}
+
+/// The outcome of a write.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// The object as it is now.
+    pub object: Value,
+    /// Its encoding in the version that is stored.
+    pub bytes: Bytes,
+    /// Whether it was created by this write.
+    pub created: bool,
+}
+
+/// What a transaction came to.
+pub(super) enum Committed {
+    Done(Written),
+    /// Someone else wrote first.
+    Conflict,
+}
+
+impl Registry {
+    /// Stores `object` if `key` is as `old` says (none: absent).
+    pub(super) async fn commit(
+        &self,
+        write: &Write<'_>,
+        key: Vec<u8>,
+        old: Option<&KeyValue>,
+        mut object: Value,
+        side: SideWrites,
+    ) -> Result<Committed, ApiError> {
+        let encoded = encode_for_storage(write.resource, &object);
+        let (bytes, revision) = if write.dry_run {
+            (encoded.bytes.clone(), old.map(|kv| kv.mod_revision))
+        } else {
+            let put = Op::Put { key: key.clone().into(), value: encoded.bytes.clone(), stamp: Some(encoded.stamp) };
+            match self.transact(key, old.map_or(0, |kv| kv.mod_revision), put, side).await? {
+                Some(revision) => (encoded.stamped(revision), Some(revision)),
+                None => return Ok(Committed::Conflict),
+            }
+        };
+        object.set_meta_str("resourceVersion", revision.map(|revision| revision.to_string()).unwrap_or_default());
+        Ok(Committed::Done(Written { object, bytes, created: old.is_none() }))
+    }
+
+    /// Applies `op` and `side` if `key` was last modified at `mod_revision`; `None` on conflict.
+    pub(super) async fn transact(
+        &self,
+        key: Vec<u8>,
+        mod_revision: Revision,
+        op: Op,
+        side: SideWrites,
+    ) -> Result<Option<Revision>, ApiError> {
+        let mut compares = vec![Compare { key: key.into(), mod_revision }];
+        compares.extend(side.compares);
+        let mut ops = vec![op];
+        ops.extend(side.ops);
+        match self.store().txn(compares, ops).await.map_err(store_error)? {
+            TxnOutcome::Committed(revision) => Ok(Some(revision)),
+            TxnOutcome::Conflict(_) => Ok(None),
+        }
+    }
+
+    /// A stored object in the version of `resource`.
+    pub fn load(&self, resource: &Resource, stored: &[u8]) -> Result<Value, ApiError> {
+        let mut object = decode_stored(stored)?;
+        if !is_storage_version(resource) {
+            strategy::of(resource).convert_from_storage(&mut object);
+            super::metadata::set_type(resource, &mut object);
+        }
+        Ok(object)
+    }
+}
+
+/// Whether objects are stored as `resource` shows them.
+pub fn is_storage_version(resource: &Resource) -> bool {
+    resource.group == resource.storage_group && resource.version == resource.storage_version
+}
+
+fn encode_for_storage(resource: &Resource, object: &Value) -> Encoded {
+    if is_storage_version(resource) {
+        return encode(object);
+    }
+    let mut stored = object.clone();
+    strategy::of(resource).convert_to_storage(&mut stored);
+    let version = pintle_api::scheme::api_version(&resource.storage_group, &resource.storage_version);
+    stored["apiVersion"] = version.into();
+    encode(&stored)
+}
