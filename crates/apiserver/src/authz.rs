@@ -1,7 +1,15 @@
 //! Authorization: whether a user may do what a request asks for. Start at [`Authorizer`].
+pub mod default;
+pub mod index;
+pub mod rbac;
+pub mod rules;
+
 use crate::registry::Registry;
 use crate::request_info::RequestInfo;
 use async_trait::async_trait;
+use pintle_api::field::go_quote;
+use pintle_api::scheme::GroupResource;
+use pintle_api::status::ApiError;
 use pintle_api::user::UserInfo;
 
 /// What is to be authorized: upstream's `authorizer.Attributes`.
@@ -63,4 +71,31 @@ pub enum Decision {
 pub trait Authorizer: Send + Sync + 'static {
     /// The decision on `attributes`. Called for every request: it must be quick and not read the store each time.
     async fn authorize(&self, attributes: &Attributes, registry: &Registry) -> Decision;
+}
+
+impl Attributes {
+    /// The error that refuses this request, worded as upstream's; `reason` is the authorizer's, may be empty.
+    // upstream: apiserver pkg/endpoints/handlers/responsewriters, ForbiddenStatusError
+    pub fn forbidden(&self, reason: &str) -> ApiError {
+        let what = self.describe().replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+        let why = if reason.is_empty() { what } else { format!("{what}: {reason}") };
+        let resource = GroupResource { group: &self.group, resource: &self.resource };
+        ApiError::forbidden(resource, &self.name, why)
+    }
+
+    fn describe(&self) -> String {
+        let (user, verb) = (go_quote(&self.user.name), &self.verb);
+        if !self.is_resource_request {
+            return format!("User {user} cannot {verb} path {}", go_quote(&self.path));
+        }
+        let resource = match self.subresource.as_str() {
+            "" => go_quote(&self.resource),
+            subresource => go_quote(&format!("{}/{subresource}", self.resource)),
+        };
+        let scope = match self.namespace.as_str() {
+            "" => "at the cluster scope".to_owned(),
+            namespace => format!("in the namespace {}", go_quote(namespace)),
+        };
+        format!("User {user} cannot {verb} resource {resource} in API group {} {scope}", go_quote(&self.group))
+    }
 }

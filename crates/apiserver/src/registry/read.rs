@@ -40,4 +40,15 @@ impl Registry {
         let range = self.store().range(&prefix, &prefix_end(&prefix), 0, None).await.map_err(store_error)?;
         Ok((range.items.into_iter().map(|kv| kv.value).collect(), range.revision))
     }
+
+    /// All objects of `resource` in `namespace` (empty: in all namespaces) with their keys, and the revision read.
+    pub async fn list_keyed(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+    ) -> Result<(Vec<KeyValue>, Revision), ApiError> {
+        let prefix = collection_prefix(resource, namespace);
+        let range = self.store().range(&prefix, &prefix_end(&prefix), 0, None).await.map_err(store_error)?;
+        Ok((range.items, range.revision))
+    }
 }

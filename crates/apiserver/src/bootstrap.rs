@@ -1,0 +1,111 @@
+//! What every cluster has from its first moment: namespaces, priority classes, RBAC policy. Start at [`reconcile`].
+//!
+//! The RBAC objects are facts of Kubernetes v1.36, one object per line in `bootstrap/rbac.jsonl`. At each start what is
+//! missing is made and what lost rules or subjects gets them back, unless the object's annotation
+//! `rbac.authorization.kubernetes.io/autoupdate` says `false`; nothing that was added is taken away.
+use crate::encode::encode;
+use crate::registry::{Registry, decode_stored, object_key, store_error};
+use pintle_api::meta;
+use pintle_api::scheme::Resource;
+use pintle_api::status::ApiError;
+use pintle_store::{Compare, Op, TxnOutcome};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+mod aggregate;
+mod policy;
+
+pub use aggregate::keep_aggregated;
+
+const RBAC: &str = include_str!("bootstrap/rbac.jsonl");
+
+/// Makes and completes the objects that every cluster has, in one transaction.
+pub async fn reconcile(registry: &Registry) -> Result<(), ApiError> {
+    loop {
+        let (compares, ops) = plan(registry).await?;
+        if ops.is_empty() {
+            return Ok(());
+        }
+        match registry.store().txn(compares, ops).await.map_err(store_error)? {
+            TxnOutcome::Committed(_) => return Ok(()),
+            TxnOutcome::Conflict(_) => tracing::debug!("the default policy changed meanwhile, looking again"),
+        }
+    }
+}
+
+async fn plan(registry: &Registry) -> Result<(Vec<Compare>, Vec<Op>), ApiError> {
+    let (mut compares, mut ops) = (Vec::new(), Vec::new());
+    for (resource, wanted) in defaults(registry)? {
+        let namespace = wanted["metadata"]["namespace"].as_str().unwrap_or_default();
+        let name = wanted["metadata"]["name"].as_str().unwrap_or_default();
+        let key = object_key(&resource, namespace, name);
+        let found = registry.store().get(&key).await.map_err(store_error)?;
+        let (object, mod_revision) = match found {
+            None => (Some(new_object(wanted)), 0),
+            Some(kv) => (policy::completed(&decode_stored(&kv.value)?, &wanted), kv.mod_revision),
+        };
+        if let Some(object) = object {
+            let encoded = encode(&object);
+            compares.push(Compare { key: key.clone().into(), mod_revision });
+            ops.push(Op::Put { key: key.into(), value: encoded.bytes, stamp: Some(encoded.stamp) });
+        }
+    }
+    Ok((compares, ops))
+}
+
+fn new_object(mut object: Value) -> Value {
+    object["metadata"]["uid"] = uuid::Uuid::new_v4().to_string().into();
+    object["metadata"]["creationTimestamp"] = meta::now().into();
+    object
+}
+
+fn defaults(registry: &Registry) -> Result<Vec<(Arc<Resource>, Value)>, ApiError> {
+    let mut objects = Vec::new();
+    let namespaces = registry.resource("", "namespaces")?;
+    for name in ["default", "kube-node-lease", "kube-public", "kube-system"] {
+        objects.push((namespaces.clone(), namespace(name)));
+    }
+    let priority_classes = registry.resource("scheduling.k8s.io", "priorityclasses")?;
+    let cluster =
+        "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.";
+    let node = "Used for system critical pods that must not be moved from their current node.";
+    objects.push((priority_classes.clone(), priority_class("system-cluster-critical", 2_000_000_000, cluster)));
+    objects.push((priority_classes, priority_class("system-node-critical", 2_000_001_000, node)));
+    let mut policy: Vec<Value> = RBAC
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()
+        .map_err(|error| ApiError::internal(format_args!("the built-in policy cannot be read: {error}")))?;
+    aggregate::fill(&mut policy);
+    for object in policy {
+        let plural = match object["kind"].as_str() {
+            Some("ClusterRole") => "clusterroles",
+            Some("ClusterRoleBinding") => "clusterrolebindings",
+            Some("Role") => "roles",
+            _ => "rolebindings",
+        };
+        objects.push((registry.resource(crate::authz::rbac::GROUP, plural)?, object));
+    }
+    Ok(objects)
+}
+
+fn namespace(name: &str) -> Value {
+    json!({
+        "kind": "Namespace",
+        "apiVersion": "v1",
+        "metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}},
+        "spec": {"finalizers": ["kubernetes"]},
+        "status": {"phase": "Active"},
+    })
+}
+
+fn priority_class(name: &str, value: i64, description: &str) -> Value {
+    json!({
+        "kind": "PriorityClass",
+        "apiVersion": "scheduling.k8s.io/v1",
+        "metadata": {"name": name, "generation": 1},
+        "value": value,
+        "description": description,
+        "preemptionPolicy": "PreemptLowerPriority",
+    })
+}
