@@ -5,7 +5,7 @@
 //! | [`request_info`], [`query`], [`context`] | what a request asks for, and who asks |
 //! | [`authn`], [`authz`], [`admission`] | the three gates before a write |
 //! | [`registry`], [`watch_cache`], [`encode`] | reading, writing and watching objects of every kind |
-//! | [`strategy`] | what differs from kind to kind |
+//! | [`strategy`], [`defaults`] | what differs from kind to kind |
 //! | [`special`] | endpoints with behaviour of their own |
 pub mod admission;
 pub mod authn;
@@ -13,6 +13,7 @@ pub mod authz;
 pub mod body;
 pub mod bootstrap;
 pub mod context;
+pub mod defaults;
 pub mod encode;
 pub mod follow;
 pub mod names;
@@ -21,4 +22,5 @@ pub mod registry;
 pub mod request_info;
 pub mod special;
 pub mod strategy;
+pub mod value;
 pub mod watch_cache;

@@ -1,0 +1,95 @@
+//! Defaults of groups with a few fields to fill in each: networking, discovery, RBAC, scheduling, autoscaling, flow control.
+use crate::value::{Fill, Object, Read};
+use serde_json::json;
+
+/// Fills in a NetworkPolicy.
+pub(super) fn network_policy(object: &mut Object) {
+    let spec = object.child_or_new("spec");
+    if spec.is_zero("policyTypes") {
+        let egress = !spec.is_zero("egress");
+        spec.set("policyTypes", if egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) });
+    }
+    for rules in ["ingress", "egress"] {
+        for port in spec.each(rules).flat_map(|r| r.each("ports")) {
+            port.fill("protocol", "TCP");
+        }
+    }
+}
+
+/// Fills in an IngressClass.
+pub(super) fn ingress_class(object: &mut Object) {
+    if let Some(parameters) = object.child("spec").and_then(|s| s.child("parameters")) {
+        parameters.fill("scope", "Cluster");
+    }
+}
+
+/// Fills in an EndpointSlice.
+pub(super) fn endpoint_slice(object: &mut Object) {
+    for port in object.each("ports") {
+        port.fill("name", "");
+        port.fill("protocol", "TCP");
+    }
+}
+
+/// Fills in the API groups that a RoleBinding or ClusterRoleBinding refers to.
+pub(super) fn role_binding(object: &mut Object) {
+    const GROUP: &str = "rbac.authorization.k8s.io";
+    object.child_or_new("roleRef").fill_zero("apiGroup", GROUP);
+    for subject in object.each("subjects").filter(|s| matches!(s.text("kind"), "User" | "Group")) {
+        subject.fill_zero("apiGroup", GROUP);
+    }
+}
+
+/// Fills in a PriorityClass.
+pub(super) fn priority_class(object: &mut Object) {
+    object.fill("preemptionPolicy", "PreemptLowerPriority");
+}
+
+/// Fills in a HorizontalPodAutoscaler.
+pub(super) fn horizontal_pod_autoscaler(object: &mut Object) {
+    let spec = object.child_or_new("spec");
+    spec.fill("minReplicas", 1);
+}
+
+/// Fills in a FlowSchema.
+pub(super) fn flow_schema(object: &mut Object) {
+    object.child_or_new("spec").fill_zero("matchingPrecedence", 1000);
+}
+
+/// Fills in a PriorityLevelConfiguration.
+pub(super) fn priority_level_configuration(object: &mut Object) {
+    let spec = object.child_or_new("spec");
+    for (kind, shares) in [("exempt", 0), ("limited", 30)] {
+        if let Some(level) = spec.child(kind) {
+            level.fill("nominalConcurrencyShares", shares);
+            level.fill("lendablePercent", 0);
+        }
+    }
+    let response = spec.child("limited").and_then(|l| l.child("limitResponse"));
+    if let Some(queuing) = response.and_then(|r| r.child("queuing")) {
+        queuing.fill_zero("handSize", 8);
+        queuing.fill_zero("queues", 64);
+        queuing.fill_zero("queueLengthLimit", 50);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_policy_with_egress_rules_governs_both_directions() {
+        let mut policy = json!({"spec": {"egress": [{"ports": [{"port": 53}]}]}});
+        network_policy(policy.as_object_mut().unwrap());
+        assert_eq!(policy["spec"]["policyTypes"], json!(["Ingress", "Egress"]));
+        assert_eq!(policy["spec"]["egress"][0]["ports"][0]["protocol"], "TCP");
+    }
+
+    #[test]
+    fn users_and_groups_are_of_the_rbac_group_and_service_accounts_of_none() {
+        let mut binding = json!({"subjects": [{"kind": "User", "name": "a"}, {"kind": "ServiceAccount", "name": "b"}]});
+        role_binding(binding.as_object_mut().unwrap());
+        assert_eq!(binding["subjects"][0]["apiGroup"], "rbac.authorization.k8s.io");
+        assert_eq!(binding["subjects"][1].get("apiGroup"), None);
+    }
+}
