@@ -123,3 +123,22 @@ pub fn object_of(v: &mut Value) -> &mut Object {
     }
     v.as_object_mut().expect("an object, made above if it was none")
 }
+
+/// Whether a Go client sees `a` and `b` as equal: missing, null and empty lists or maps are the same.
+// upstream: k8s.io/apimachinery/pkg/api/equality, Semantic.DeepEqual
+pub fn same(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Object(a), Value::Object(b)) => {
+            a.iter().all(|(key, v)| same(v, b.field(key)))
+                && b.iter().all(|(key, v)| a.contains_key(key) || same(v, &Value::Null))
+        }
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
+        (Value::Null, other) | (other, Value::Null) => match other {
+            Value::Null => true,
+            Value::Array(list) => list.is_empty(),
+            Value::Object(map) => map.values().all(|v| same(v, &Value::Null)),
+            _ => false,
+        },
+        (a, b) => a == b,
+    }
+}

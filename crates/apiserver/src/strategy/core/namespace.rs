@@ -1,0 +1,27 @@
+//! Namespaces: their phase, and the finalizer that is not in their metadata.
+use crate::strategy::rules::{Rules, Status};
+use crate::value::{Fill, Object, Read};
+use serde_json::json;
+
+/// The rules of namespaces.
+pub(crate) static NAMESPACE: Rules = Rules {
+    status: Status::Own(|status| status.set("phase", "Active")),
+    create: add_finalizer,
+    update: |new, old| {
+        let finalizers = old.field("spec").field("finalizers").clone();
+        new.child_or_new("spec").set("finalizers", finalizers);
+    },
+    ..Rules::PLAIN
+};
+
+/// Every namespace waits for the namespace controller to empty it.
+fn add_finalizer(namespace: &mut Object) {
+    let spec = namespace.child_or_new("spec");
+    if spec.texts("finalizers").any(|f| f == "kubernetes") {
+        return;
+    }
+    match spec.get_mut("finalizers").and_then(|f| f.as_array_mut()) {
+        Some(finalizers) => finalizers.push(json!("kubernetes")),
+        None => spec.set("finalizers", json!(["kubernetes"])),
+    }
+}

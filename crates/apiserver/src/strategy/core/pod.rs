@@ -1,0 +1,181 @@
+//! Pods: their first status, quality of service, grace period, and what label keys add to selectors.
+use super::set_condition;
+use crate::strategy::rules::{Rules, Status};
+use crate::value::{Fill, Object, Read};
+use pintle_api::meta::now;
+use serde_json::{Value, json};
+
+/// The rules of pods.
+pub(crate) static POD: Rules = Rules {
+    status: Status::Own(|status| status.set("phase", "Pending")),
+    create: first_status,
+    status_update,
+    grace_period,
+    ..Rules::WITH_STATUS
+};
+
+fn first_status(pod: &mut Object) {
+    let class = qos::class(pod.field("spec"));
+    let gated = !pod.field("spec").is_zero("schedulingGates");
+    let status = pod.child_or_new("status");
+    status.set("qosClass", class);
+    if gated {
+        let message = "Scheduling is blocked due to non-empty scheduling gates";
+        set_condition(status, "PodScheduled", "False", "SchedulingGated", message, &now());
+    }
+    let labels = pod.field("metadata").field("labels").clone();
+    merge_label_keys(pod.child_or_new("spec"), &labels);
+}
+
+fn status_update(new: &mut Object, old: &Value) {
+    let metadata = new.child_or_new("metadata");
+    metadata.remove("deletionTimestamp");
+    let old_metadata = old.field("metadata");
+    for field in ["deletionTimestamp", "ownerReferences"] {
+        metadata.remove(field);
+        if old_metadata.has(field) {
+            metadata.set(field, old_metadata.field(field).clone());
+        }
+    }
+    let old = old.field("status");
+    let status = new.child_or_new("status");
+    for field in ["qosClass", "observedGeneration"] {
+        if old.has(field) {
+            status.fill_zero(field, old.field(field).clone());
+        }
+    }
+    for condition in status.each("conditions") {
+        let before = old.items("conditions").iter().find(|c| c.text("type") == condition.text("type"));
+        if let Some(generation) = before.map(|c| c.int("observedGeneration")).filter(|&g| g != 0) {
+            condition.fill_zero("observedGeneration", generation);
+        }
+    }
+}
+
+/// Pods that no kubelet will end go at once.
+// upstream: pkg/registry/core/pod, CheckGracefulDelete
+fn grace_period(pod: &Value, requested: Option<i64>) -> Option<i64> {
+    let spec = pod.field("spec");
+    let period = requested.unwrap_or_else(|| spec.int("terminationGracePeriodSeconds"));
+    let ended = matches!(pod.field("status").text("phase"), "Failed" | "Succeeded");
+    Some(if spec.is_zero("nodeName") || ended { 0 } else if period < 0 { 1 } else { period })
+}
+
+/// Adds to label selectors what `matchLabelKeys` and `mismatchLabelKeys` take from the pod's own labels.
+fn merge_label_keys(spec: &mut Object, labels: &Value) {
+    for constraint in spec.each("topologySpreadConstraints") {
+        merge(constraint, "matchLabelKeys", "In", labels);
+    }
+    let Some(affinity) = spec.child("affinity") else { return };
+    for kind in ["podAffinity", "podAntiAffinity"] {
+        let Some(affinity) = affinity.child(kind) else { continue };
+        let both = |term: &mut Object| {
+            merge(term, "matchLabelKeys", "In", labels);
+            merge(term, "mismatchLabelKeys", "NotIn", labels);
+        };
+        let preferred = affinity.each("preferredDuringSchedulingIgnoredDuringExecution");
+        preferred.filter_map(|p| p.child("podAffinityTerm")).for_each(both);
+        affinity.each("requiredDuringSchedulingIgnoredDuringExecution").for_each(both);
+    }
+}
+
+fn merge(term: &mut Object, keys: &str, operator: &str, labels: &Value) {
+    let added: Vec<Value> = term
+        .texts(keys)
+        .filter(|key| labels.has(key))
+        .map(|key| json!({"key": key, "operator": operator, "values": [labels.field(key)]}))
+        .collect();
+    let Some(selector) = term.child("labelSelector").filter(|_| !added.is_empty()) else { return };
+    match selector.get_mut("matchExpressions").and_then(Value::as_array_mut) {
+        Some(expressions) => expressions.extend(added),
+        None => selector.set("matchExpressions", added),
+    }
+}
+
+/// The class of a pod by its requests and limits.
+mod qos {
+    use super::{Read, Value};
+    use std::collections::BTreeMap;
+
+    const COUNTED: [&str; 2] = ["cpu", "memory"];
+
+    type Sums<'a> = BTreeMap<&'a str, f64>;
+
+    /// `Guaranteed`, `Burstable` or `BestEffort`.
+    // upstream: pkg/apis/core/helper/qos, ComputePodQOS
+    pub(super) fn class(spec: &Value) -> &'static str {
+        let (mut requests, mut limits, mut guaranteed) = (Sums::new(), Sums::new(), true);
+        let mut count = |resources: &Value| {
+            add(&mut requests, resources.field("requests"));
+            let limited = add(&mut limits, resources.field("limits"));
+            guaranteed &= limited == COUNTED.len();
+        };
+        if spec.has("resources") {
+            count(spec.field("resources"));
+        } else {
+            let containers = spec.items("containers").iter().chain(spec.items("initContainers"));
+            containers.for_each(|c| count(c.field("resources")));
+        }
+        if requests.is_empty() && limits.is_empty() {
+            "BestEffort"
+        } else if guaranteed && requests == limits {
+            "Guaranteed"
+        } else {
+            "Burstable"
+        }
+    }
+
+    /// Adds the positive amounts of `list` and says how many there were.
+    fn add<'a>(sums: &mut Sums<'a>, list: &Value) -> usize {
+        let mut found = 0;
+        for name in COUNTED {
+            let amount = crate::value::amount(list.field(name)).unwrap_or_default();
+            if amount > 0.0 {
+                *sums.entry(name).or_default() += amount;
+                found += 1;
+            }
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn class(containers: Value) -> &'static str {
+        qos::class(&json!({"containers": containers}))
+    }
+
+    #[test]
+    fn the_class_follows_from_requests_and_limits() {
+        let full = json!({"cpu": "500m", "memory": "1Gi"});
+        assert_eq!(class(json!([{"resources": {}}])), "BestEffort");
+        assert_eq!(class(json!([{"resources": {"requests": full, "limits": full}}])), "Guaranteed");
+        let alike = json!({"requests": {"cpu": "0.5", "memory": "1024Mi"}, "limits": full});
+        assert_eq!(class(json!([{"resources": alike}])), "Guaranteed");
+        assert_eq!(class(json!([{"resources": {"requests": full}}])), "Burstable");
+        assert_eq!(class(json!([{"resources": {"requests": full, "limits": full}}, {}])), "Burstable");
+    }
+
+    #[test]
+    fn pods_without_a_kubelet_to_end_them_are_deleted_at_once() {
+        let pod = |node: &str, phase: &str| {
+            json!({"spec": {"nodeName": node, "terminationGracePeriodSeconds": 30}, "status": {"phase": phase}})
+        };
+        assert_eq!(grace_period(&pod("", "Pending"), None), Some(0));
+        assert_eq!(grace_period(&pod("n", "Failed"), Some(5)), Some(0));
+        assert_eq!(grace_period(&pod("n", "Running"), None), Some(30));
+        assert_eq!(grace_period(&pod("n", "Running"), Some(-3)), Some(1));
+    }
+
+    #[test]
+    fn label_keys_become_expressions() {
+        let mut spec = json!({"topologySpreadConstraints": [{"labelSelector": {}, "matchLabelKeys": ["a", "missing"]}]});
+        merge_label_keys(spec.as_object_mut().unwrap(), &json!({"a": "b"}));
+        assert_eq!(
+            spec["topologySpreadConstraints"][0]["labelSelector"]["matchExpressions"],
+            json!([{"key": "a", "operator": "In", "values": ["b"]}])
+        );
+    }
+}

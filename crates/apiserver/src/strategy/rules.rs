@@ -1,0 +1,196 @@
+//! A strategy put together from the few things in which most kinds differ: [`Rules`].
+use super::{Strategy, generic};
+use crate::context::RequestContext;
+use crate::defaults::Defaults;
+use crate::value::{Fill, Object, Read, object_of, same};
+use pintle_api::field::FieldError;
+use serde_json::Value;
+
+/// When `metadata.generation` rises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Generation {
+    /// The kind has no generation.
+    None,
+    /// Always 1.
+    Constant,
+    /// When the spec changes.
+    Spec,
+    /// When the spec or the annotations change.
+    SpecAndAnnotations,
+    /// When one of these top-level fields, or the labels, change.
+    FieldsAndLabels(&'static [&'static str]),
+}
+
+/// What becomes of the status that a client sends with the main resource.
+#[derive(Clone, Copy, Debug)]
+pub enum Status {
+    /// The kind has none, or takes it as sent.
+    AsSent,
+    /// As sent in a new object, kept by updates.
+    KeptByUpdates,
+    /// Begins as this makes it (from an empty one), kept by updates.
+    Own(fn(&mut Object)),
+}
+
+/// A strategy for a kind of ordinary behaviour. `Rules::PLAIN` has none of its own.
+#[derive(Clone, Copy)]
+pub struct Rules {
+    /// Fills in what is missing.
+    pub default: Option<Defaults>,
+    /// When the generation rises.
+    pub generation: Generation,
+    /// What becomes of the status.
+    pub status: Status,
+    /// More to do with a new object; it has its name and UID already.
+    pub create: fn(&mut Object),
+    /// More to do with a changed object.
+    pub update: fn(&mut Object, &Value),
+    /// More to do with a changed status; all but status and metadata is that of the old object.
+    pub status_update: fn(&mut Object, &Value),
+    /// Judges a new object.
+    pub validate: fn(&Value) -> Vec<FieldError>,
+    /// Judges a change.
+    pub validate_update: fn(&Value, &Value) -> Vec<FieldError>,
+    /// Judges a change of the status.
+    pub validate_status_update: fn(&Value, &Value) -> Vec<FieldError>,
+    /// Warnings about a new object.
+    pub warnings: fn(&Value) -> Vec<String>,
+    /// See [`Strategy::allow_create_on_update`].
+    pub create_on_update: bool,
+    /// See [`Strategy::allow_unconditional_update`].
+    pub unconditional_update: bool,
+    /// See [`Strategy::grace_period`].
+    pub grace_period: fn(&Value, Option<i64>) -> Option<i64>,
+    /// See [`Strategy::orphans_dependents_by_default`].
+    pub orphans_dependents: bool,
+}
+
+impl Rules {
+    /// No rules.
+    pub const PLAIN: Rules = Rules {
+        default: None,
+        generation: Generation::None,
+        status: Status::AsSent,
+        create: |_| {},
+        update: |_, _| {},
+        status_update: |_, _| {},
+        validate: |_| Vec::new(),
+        validate_update: |_, _| Vec::new(),
+        validate_status_update: |_, _| Vec::new(),
+        warnings: |_| Vec::new(),
+        create_on_update: false,
+        unconditional_update: true,
+        grace_period: |_, _| None,
+        orphans_dependents: false,
+    };
+
+    /// A spec with a generation and a status that only its subresource writes.
+    pub const WITH_STATUS: Rules = Rules { generation: Generation::Spec, status: Status::Own(|_| {}), ..Rules::PLAIN };
+
+    fn rises(&self, new: &Object, old: &Value) -> bool {
+        let changed = |field: &str| !same(new.field(field), old.field(field));
+        let of_metadata = |field: &str| !same(new.field("metadata").field(field), old.field("metadata").field(field));
+        match self.generation {
+            Generation::None | Generation::Constant => false,
+            Generation::Spec => changed("spec"),
+            Generation::SpecAndAnnotations => changed("spec") || of_metadata("annotations"),
+            Generation::FieldsAndLabels(fields) => fields.iter().any(|f| changed(f)) || of_metadata("labels"),
+        }
+    }
+}
+
+impl Strategy for Rules {
+    fn default(&self, object: &mut Value) {
+        if let Some(fill) = self.default {
+            fill(object_of(object));
+        }
+    }
+
+    fn prepare_for_create(&self, _cx: &RequestContext, object: &mut Value) {
+        let object = object_of(object);
+        if self.generation != Generation::None {
+            object.child_or_new("metadata").set("generation", 1);
+        }
+        if let Status::Own(initial) = self.status {
+            object.set("status", Object::new());
+            initial(object.child_or_new("status"));
+        }
+        (self.create)(object);
+    }
+
+    fn prepare_for_update(&self, _cx: &RequestContext, new: &mut Value, old: &Value) {
+        if !matches!(self.status, Status::AsSent) {
+            generic::keep_status(new, old);
+        }
+        let new = object_of(new);
+        (self.update)(new, old);
+        if self.rises(new, old) {
+            let generation = old.field("metadata").int("generation") + 1;
+            new.child_or_new("metadata").set("generation", generation);
+        }
+    }
+
+    fn prepare_for_status_update(&self, _cx: &RequestContext, new: &mut Value, old: &Value) {
+        generic::keep_all_but_status(new, old);
+        (self.status_update)(object_of(new), old);
+    }
+
+    fn validate_create(&self, object: &Value) -> Vec<FieldError> {
+        (self.validate)(object)
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+        (self.validate_update)(new, old)
+    }
+
+    fn validate_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+        (self.validate_status_update)(new, old)
+    }
+
+    fn warnings_on_create(&self, object: &Value) -> Vec<String> {
+        (self.warnings)(object)
+    }
+
+    fn allow_create_on_update(&self) -> bool {
+        self.create_on_update
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        self.unconditional_update
+    }
+
+    fn grace_period(&self, object: &Value, requested: Option<i64>) -> Option<i64> {
+        (self.grace_period)(object, requested)
+    }
+
+    fn orphans_dependents_by_default(&self) -> bool {
+        self.orphans_dependents
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn updated(rules: &Rules, mut new: Value, old: &Value) -> Value {
+        rules.prepare_for_update(&RequestContext::default(), &mut new, old);
+        new
+    }
+
+    #[test]
+    fn the_generation_rises_with_the_spec_and_not_with_the_labels() {
+        let old = json!({"metadata": {"generation": 3}, "spec": {"a": 1}, "status": {"b": 1}});
+        let relabelled = json!({"metadata": {"generation": 3, "labels": {"a": "b"}}, "spec": {"a": 1, "c": null}});
+        assert_eq!(updated(&Rules::WITH_STATUS, relabelled, &old)["metadata"]["generation"], 3);
+        let changed = updated(&Rules::WITH_STATUS, json!({"metadata": {"generation": 3}, "spec": {"a": 2}}), &old);
+        assert_eq!(changed, json!({"metadata": {"generation": 4}, "spec": {"a": 2}, "status": {"b": 1}}));
+    }
+
+    #[test]
+    fn a_new_object_begins_with_an_empty_status() {
+        let mut object = json!({"metadata": {"generation": 7}, "status": {"replicas": 3}});
+        Rules::WITH_STATUS.prepare_for_create(&RequestContext::default(), &mut object);
+        assert_eq!(object, json!({"metadata": {"generation": 1}, "status": {}}));
+    }
+}
