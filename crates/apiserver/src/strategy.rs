@@ -141,8 +141,19 @@ pub trait Strategy: Send + Sync + 'static {
 }
 
 /// The rules for `resource`.
-pub fn of(_resource: &Resource) -> &'static dyn Strategy {
-    &generic::Generic
+pub fn of(resource: &Resource) -> &'static dyn Strategy {
+    match (resource.group.as_str(), resource.kind.as_str()) {
+        ("", kind) => core::of(kind),
+        ("apps", kind) => apps::of(kind),
+        ("batch", kind) => batch::of(kind),
+        (group, kind) => groups::of(group, kind),
+    }
+    .unwrap_or(&generic::Generic)
 }
 
+mod apps;
+mod batch;
+mod core;
 pub mod generic;
+mod groups;
+pub mod rules;

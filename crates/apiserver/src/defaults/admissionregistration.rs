@@ -3,12 +3,12 @@ use crate::value::{Fill, Object};
 use serde_json::json;
 
 /// Fills in a ValidatingWebhookConfiguration.
-pub(super) fn validating_webhooks(object: &mut Object) {
+pub(crate) fn validating_webhooks(object: &mut Object) {
     object.each("webhooks").for_each(webhook);
 }
 
 /// Fills in a MutatingWebhookConfiguration.
-pub(super) fn mutating_webhooks(object: &mut Object) {
+pub(crate) fn mutating_webhooks(object: &mut Object) {
     for hook in object.each("webhooks") {
         webhook(hook);
         hook.fill("reinvocationPolicy", "Never");
@@ -41,7 +41,7 @@ fn match_resources(resources: &mut Object) {
 }
 
 /// Fills in a ValidatingAdmissionPolicy or MutatingAdmissionPolicy.
-pub(super) fn policy(object: &mut Object) {
+pub(crate) fn policy(object: &mut Object) {
     let spec = object.child_or_new("spec");
     spec.fill("failurePolicy", "Fail");
     if let Some(constraints) = spec.child("matchConstraints") {
@@ -50,7 +50,7 @@ pub(super) fn policy(object: &mut Object) {
 }
 
 /// Fills in a ValidatingAdmissionPolicyBinding or MutatingAdmissionPolicyBinding.
-pub(super) fn policy_binding(object: &mut Object) {
+pub(crate) fn policy_binding(object: &mut Object) {
     if let Some(resources) = object.child("spec").and_then(|s| s.child("matchResources")) {
         match_resources(resources);
     }

@@ -4,7 +4,7 @@ use crate::value::{Fill, Object, Read};
 use serde_json::json;
 
 /// Fills in a Deployment.
-pub(super) fn deployment(object: &mut Object) {
+pub(crate) fn deployment(object: &mut Object) {
     let spec = object.child_or_new("spec");
     template(spec);
     spec.fill("replicas", 1);
@@ -20,14 +20,14 @@ pub(super) fn deployment(object: &mut Object) {
 }
 
 /// Fills in a ReplicaSet.
-pub(super) fn replica_set(object: &mut Object) {
+pub(crate) fn replica_set(object: &mut Object) {
     let spec = object.child_or_new("spec");
     spec.fill("replicas", 1);
     template(spec);
 }
 
 /// Fills in a DaemonSet.
-pub(super) fn daemon_set(object: &mut Object) {
+pub(crate) fn daemon_set(object: &mut Object) {
     let spec = object.child_or_new("spec");
     template(spec);
     let strategy = spec.child_or_new("updateStrategy");
@@ -41,7 +41,7 @@ pub(super) fn daemon_set(object: &mut Object) {
 }
 
 /// Fills in a StatefulSet.
-pub(super) fn stateful_set(object: &mut Object) {
+pub(crate) fn stateful_set(object: &mut Object) {
     let spec = object.child_or_new("spec");
     template(spec);
     spec.fill_zero("podManagementPolicy", "OrderedReady");

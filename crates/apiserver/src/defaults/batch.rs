@@ -3,7 +3,7 @@ use super::pod_spec::template;
 use crate::value::{Fill, Object, Read};
 
 /// Fills in a Job.
-pub(super) fn job(object: &mut Object) {
+pub(crate) fn job(object: &mut Object) {
     let labels = object.field("spec").field("template").field("metadata").field("labels").clone();
     if labels.is_object() {
         object.child_or_new("metadata").fill_zero("labels", labels);
@@ -23,7 +23,7 @@ pub(super) fn job(object: &mut Object) {
 }
 
 /// Fills in a CronJob. Of the job's own fields only the pod template's are filled in, the rest when a Job is made.
-pub(super) fn cron_job(object: &mut Object) {
+pub(crate) fn cron_job(object: &mut Object) {
     let spec = object.child_or_new("spec");
     spec.fill_zero("concurrencyPolicy", "Allow");
     spec.fill("suspend", false);

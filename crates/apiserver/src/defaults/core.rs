@@ -4,7 +4,7 @@ use crate::value::{Fill, Object, Read};
 use serde_json::{Value, json};
 
 /// Fills in a Pod: its spec, requests that follow from limits, host ports on the host network.
-pub(super) fn pod(object: &mut Object) {
+pub(crate) fn pod(object: &mut Object) {
     let spec = object.child_or_new("spec");
     for list in ["containers", "initContainers"] {
         spec.each(list).filter_map(|c| c.child("resources")).for_each(requests_from_limits);
@@ -48,12 +48,12 @@ fn plural_of(object: &mut Object, single: &str, list: &str, item: fn(&str) -> Va
 }
 
 /// Fills in a PodTemplate.
-pub(super) fn pod_template(object: &mut Object) {
+pub(crate) fn pod_template(object: &mut Object) {
     template(object);
 }
 
 /// Fills in a ReplicationController: its selector and labels follow from the template's.
-pub(super) fn replication_controller(object: &mut Object) {
+pub(crate) fn replication_controller(object: &mut Object) {
     let labels = object.field("spec").field("template").field("metadata").field("labels").clone();
     let spec = object.child_or_new("spec");
     if labels.is_object() {
@@ -67,7 +67,7 @@ pub(super) fn replication_controller(object: &mut Object) {
 }
 
 /// Fills in a Service.
-pub(super) fn service(object: &mut Object) {
+pub(crate) fn service(object: &mut Object) {
     let spec = object.child_or_new("spec");
     spec.fill_zero("sessionAffinity", "None");
     match spec.text("sessionAffinity") {
@@ -102,14 +102,14 @@ pub(super) fn service(object: &mut Object) {
 }
 
 /// Fills in Endpoints.
-pub(super) fn endpoints(object: &mut Object) {
+pub(crate) fn endpoints(object: &mut Object) {
     for port in object.each("subsets").flat_map(|s| s.each("ports")) {
         port.fill_zero("protocol", "TCP");
     }
 }
 
 /// Fills in a Secret: its type, and the data that was given as text.
-pub(super) fn secret(object: &mut Object) {
+pub(crate) fn secret(object: &mut Object) {
     use base64::{Engine, engine::general_purpose::STANDARD};
     if let Some(Value::Object(texts)) = object.remove("stringData")
         && !texts.is_empty()
@@ -123,7 +123,7 @@ pub(super) fn secret(object: &mut Object) {
 }
 
 /// Fills in a Namespace: the label that selectors find it by, and its phase.
-pub(super) fn namespace(object: &mut Object) {
+pub(crate) fn namespace(object: &mut Object) {
     let metadata = object.child_or_new("metadata");
     let name = metadata.text("name").to_owned();
     if !name.is_empty() {
@@ -133,7 +133,7 @@ pub(super) fn namespace(object: &mut Object) {
 }
 
 /// Fills in a Node: all of its capacity can be allocated if nothing else is said.
-pub(super) fn node(object: &mut Object) {
+pub(crate) fn node(object: &mut Object) {
     if let Some(spec) = object.child("spec") {
         plural_of(spec, "podCIDR", "podCIDRs", |cidr| json!(cidr), |item| item.as_str().unwrap_or_default());
     }
@@ -145,7 +145,7 @@ pub(super) fn node(object: &mut Object) {
 }
 
 /// Fills in a LimitRange: what its `Container` items leave open follows from their bounds.
-pub(super) fn limit_range(object: &mut Object) {
+pub(crate) fn limit_range(object: &mut Object) {
     let items = object.child("spec").into_iter().flat_map(|s| s.each("limits"));
     for item in items.filter(|i| i.text("type") == "Container") {
         for (target, source) in [("default", "max"), ("defaultRequest", "default"), ("defaultRequest", "min")] {

@@ -3,7 +3,7 @@ use crate::value::{Fill, Object, Read};
 use serde_json::json;
 
 /// Fills in a NetworkPolicy.
-pub(super) fn network_policy(object: &mut Object) {
+pub(crate) fn network_policy(object: &mut Object) {
     let spec = object.child_or_new("spec");
     if spec.is_zero("policyTypes") {
         let egress = !spec.is_zero("egress");
@@ -17,14 +17,14 @@ pub(super) fn network_policy(object: &mut Object) {
 }
 
 /// Fills in an IngressClass.
-pub(super) fn ingress_class(object: &mut Object) {
+pub(crate) fn ingress_class(object: &mut Object) {
     if let Some(parameters) = object.child("spec").and_then(|s| s.child("parameters")) {
         parameters.fill("scope", "Cluster");
     }
 }
 
 /// Fills in an EndpointSlice.
-pub(super) fn endpoint_slice(object: &mut Object) {
+pub(crate) fn endpoint_slice(object: &mut Object) {
     for port in object.each("ports") {
         port.fill("name", "");
         port.fill("protocol", "TCP");
@@ -32,7 +32,7 @@ pub(super) fn endpoint_slice(object: &mut Object) {
 }
 
 /// Fills in the API groups that a RoleBinding or ClusterRoleBinding refers to.
-pub(super) fn role_binding(object: &mut Object) {
+pub(crate) fn role_binding(object: &mut Object) {
     const GROUP: &str = "rbac.authorization.k8s.io";
     object.child_or_new("roleRef").fill_zero("apiGroup", GROUP);
     for subject in object.each("subjects").filter(|s| matches!(s.text("kind"), "User" | "Group")) {
@@ -41,23 +41,23 @@ pub(super) fn role_binding(object: &mut Object) {
 }
 
 /// Fills in a PriorityClass.
-pub(super) fn priority_class(object: &mut Object) {
+pub(crate) fn priority_class(object: &mut Object) {
     object.fill("preemptionPolicy", "PreemptLowerPriority");
 }
 
 /// Fills in a HorizontalPodAutoscaler.
-pub(super) fn horizontal_pod_autoscaler(object: &mut Object) {
+pub(crate) fn horizontal_pod_autoscaler(object: &mut Object) {
     let spec = object.child_or_new("spec");
     spec.fill("minReplicas", 1);
 }
 
 /// Fills in a FlowSchema.
-pub(super) fn flow_schema(object: &mut Object) {
+pub(crate) fn flow_schema(object: &mut Object) {
     object.child_or_new("spec").fill_zero("matchingPrecedence", 1000);
 }
 
 /// Fills in a PriorityLevelConfiguration.
-pub(super) fn priority_level_configuration(object: &mut Object) {
+pub(crate) fn priority_level_configuration(object: &mut Object) {
     let spec = object.child_or_new("spec");
     for (kind, shares) in [("exempt", 0), ("limited", 30)] {
         if let Some(level) = spec.child(kind) {

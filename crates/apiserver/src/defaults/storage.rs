@@ -4,7 +4,7 @@ use crate::value::{Fill, Object};
 use serde_json::json;
 
 /// Fills in a PersistentVolume.
-pub(super) fn persistent_volume(object: &mut Object) {
+pub(crate) fn persistent_volume(object: &mut Object) {
     object.child_or_new("status").fill_zero("phase", "Pending");
     let spec = object.child_or_new("spec");
     spec.fill_zero("persistentVolumeReclaimPolicy", "Retain");
@@ -13,12 +13,12 @@ pub(super) fn persistent_volume(object: &mut Object) {
 }
 
 /// Fills in a PersistentVolumeClaim.
-pub(super) fn persistent_volume_claim(object: &mut Object) {
+pub(crate) fn persistent_volume_claim(object: &mut Object) {
     claim(object);
 }
 
 /// Fills in a claim, also where it is a template in another object.
-pub(super) fn claim(object: &mut Object) {
+pub(crate) fn claim(object: &mut Object) {
     object.child_or_new("status").fill_zero("phase", "Pending");
     let spec = object.child_or_new("spec");
     spec.fill("volumeMode", "Filesystem");
@@ -26,13 +26,13 @@ pub(super) fn claim(object: &mut Object) {
 }
 
 /// Fills in a StorageClass.
-pub(super) fn storage_class(object: &mut Object) {
+pub(crate) fn storage_class(object: &mut Object) {
     object.fill("reclaimPolicy", "Delete");
     object.fill("volumeBindingMode", "Immediate");
 }
 
 /// Fills in a CSIDriver.
-pub(super) fn csi_driver(object: &mut Object) {
+pub(crate) fn csi_driver(object: &mut Object) {
     let spec = object.child_or_new("spec");
     spec.fill("attachRequired", true);
     spec.fill("podInfoOnMount", false);

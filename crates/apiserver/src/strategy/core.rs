@@ -3,40 +3,79 @@ pub(crate) mod namespace;
 pub(crate) mod persistent_volume;
 pub(crate) mod persistent_volume_claim;
 pub(crate) mod pod;
+pub(crate) mod service;
 
-use super::rules::{Generation, Rules, Status};
+use super::{
+    Strategy,
+    rules::{Generation, Rules, Status},
+};
+use crate::defaults;
 use crate::value::{Fill, Object, Read};
 use serde_json::{Value, json};
 
+/// The rules of a kind of the core group.
+pub(super) fn of(kind: &str) -> Option<&'static dyn Strategy> {
+    Some(match kind {
+        "Pod" => &pod::POD,
+        "Service" => &service::SERVICE,
+        "ConfigMap" => &CONFIG_MAP,
+        "Secret" => &SECRET,
+        "Namespace" => &namespace::NAMESPACE,
+        "Node" => &NODE,
+        "Event" => &EVENT,
+        "Endpoints" => &ENDPOINTS,
+        "LimitRange" => &LIMIT_RANGE,
+        "ResourceQuota" => &RESOURCE_QUOTA,
+        "ServiceAccount" => &SERVICE_ACCOUNT,
+        "PersistentVolume" => &persistent_volume::PERSISTENT_VOLUME,
+        "PersistentVolumeClaim" => &persistent_volume_claim::PERSISTENT_VOLUME_CLAIM,
+        "ReplicationController" => &REPLICATION_CONTROLLER,
+        "PodTemplate" => &POD_TEMPLATE,
+        _ => return None,
+    })
+}
+
 /// ReplicationControllers.
-pub(super) static REPLICATION_CONTROLLER: Rules = Rules {
+static REPLICATION_CONTROLLER: Rules = Rules {
+    default: Some(defaults::core::replication_controller),
     status: Status::Own(|status| status.set("replicas", 0)),
     orphans_dependents: true,
     ..Rules::WITH_STATUS
 };
 
 /// PodTemplates.
-pub(super) static POD_TEMPLATE: Rules =
-    Rules { generation: Generation::FieldsAndLabels(&["template"]), ..Rules::PLAIN };
+static POD_TEMPLATE: Rules = Rules {
+    default: Some(defaults::core::pod_template),
+    generation: Generation::FieldsAndLabels(&["template"]),
+    returns_deleted: true,
+    ..Rules::PLAIN
+};
 
 /// Nodes; the kubelet creates them with their status.
-pub(super) static NODE: Rules = Rules { status: Status::KeptByUpdates, ..Rules::PLAIN };
+static NODE: Rules = Rules { default: Some(defaults::core::node), status: Status::KeptByUpdates, ..Rules::PLAIN };
 
 /// Events.
-pub(super) static EVENT: Rules = Rules { create_on_update: true, ..Rules::PLAIN };
+static EVENT: Rules = Rules { create_on_update: true, garbage_collection: false, ..Rules::PLAIN };
 
-/// Endpoints and LimitRanges.
-pub(super) static CREATED_BY_UPDATE: Rules = Rules { create_on_update: true, ..Rules::PLAIN };
+/// Endpoints.
+static ENDPOINTS: Rules = Rules { default: Some(defaults::core::endpoints), create_on_update: true, ..Rules::PLAIN };
+
+/// LimitRanges.
+static LIMIT_RANGE: Rules =
+    Rules { default: Some(defaults::core::limit_range), create_on_update: true, ..Rules::PLAIN };
 
 /// ResourceQuotas.
-pub(super) static RESOURCE_QUOTA: Rules = Rules { status: Status::Own(|_| {}), ..Rules::PLAIN };
+static RESOURCE_QUOTA: Rules = Rules { status: Status::Own(|_| {}), returns_deleted: true, ..Rules::PLAIN };
 
 /// Secrets.
-pub(super) static SECRET: Rules = Rules { ..Rules::PLAIN };
+static SECRET: Rules = Rules { default: Some(defaults::core::secret), ..Rules::PLAIN };
+
+/// ConfigMaps.
+static CONFIG_MAP: Rules = Rules::PLAIN;
 
 /// ServiceAccounts.
-pub(super) static SERVICE_ACCOUNT: Rules =
-    Rules { create: only_secret_names, update: |new, _| only_secret_names(new), ..Rules::PLAIN };
+static SERVICE_ACCOUNT: Rules =
+    Rules { create: only_secret_names, update: |new, _| only_secret_names(new), returns_deleted: true, ..Rules::PLAIN };
 
 /// A service account names its secrets and says nothing else about them.
 fn only_secret_names(account: &mut Object) {
@@ -57,7 +96,8 @@ pub(crate) fn set_condition(status: &mut Object, kind: &str, value: &str, reason
     let old = index.map(|i| &list[i]);
     let since = old.filter(|c| c.text("status") == value && c.has("lastTransitionTime"));
     let since = since.map_or_else(|| json!(now), |c| c.field("lastTransitionTime").clone());
-    let mut condition = json!({"type": kind, "status": value, "lastProbeTime": Value::Null, "lastTransitionTime": since});
+    let mut condition =
+        json!({"type": kind, "status": value, "lastProbeTime": Value::Null, "lastTransitionTime": since});
     if let Some(condition) = condition.as_object_mut() {
         for (key, text) in [("reason", reason), ("message", message)] {
             if !text.is_empty() {

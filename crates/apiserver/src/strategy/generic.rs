@@ -1,5 +1,6 @@
 //! The rules of kinds without rules of their own, and pieces that other strategies share.
 use super::Strategy;
+use crate::value::{Fill, Object, Read};
 use serde_json::Value;
 
 /// A kind whose `status`, if it has one, is written through its subresource only.
@@ -37,5 +38,16 @@ pub fn keep_all_but_status(new: &mut Value, old: &Value) {
     };
     if let Some(metadata) = metadata {
         object.insert("metadata".into(), metadata);
+    }
+}
+
+/// Puts the old values of these fields of the metadata back in place.
+pub fn keep_metadata(new: &mut Object, old: &Value, fields: &[&str]) {
+    let (metadata, old) = (new.child_or_new("metadata"), old.field("metadata"));
+    for field in fields {
+        metadata.remove(*field);
+        if old.has(field) {
+            metadata.set(field, old.field(field).clone());
+        }
     }
 }

@@ -3,7 +3,7 @@ use super::{Strategy, generic};
 use crate::context::RequestContext;
 use crate::defaults::Defaults;
 use crate::value::{Fill, Object, Read, object_of, same};
-use pintle_api::field::FieldError;
+use pintle_api::{field::FieldError, names};
 use serde_json::Value;
 
 /// When `metadata.generation` rises.
@@ -17,6 +17,8 @@ pub enum Generation {
     Spec,
     /// When the spec or the annotations change.
     SpecAndAnnotations,
+    /// When one of these top-level fields changes.
+    Fields(&'static [&'static str]),
     /// When one of these top-level fields, or the labels, change.
     FieldsAndLabels(&'static [&'static str]),
 }
@@ -47,6 +49,8 @@ pub struct Rules {
     pub update: fn(&mut Object, &Value),
     /// More to do with a changed status; all but status and metadata is that of the old object.
     pub status_update: fn(&mut Object, &Value),
+    /// See [`Strategy::validate_name`].
+    pub name: fn(&str) -> Vec<String>,
     /// Judges a new object.
     pub validate: fn(&Value) -> Vec<FieldError>,
     /// Judges a change.
@@ -63,6 +67,10 @@ pub struct Rules {
     pub grace_period: fn(&Value, Option<i64>) -> Option<i64>,
     /// See [`Strategy::orphans_dependents_by_default`].
     pub orphans_dependents: bool,
+    /// See [`Strategy::supports_garbage_collection`].
+    pub garbage_collection: bool,
+    /// See [`Strategy::returns_deleted_object`].
+    pub returns_deleted: bool,
 }
 
 impl Rules {
@@ -74,6 +82,7 @@ impl Rules {
         create: |_| {},
         update: |_, _| {},
         status_update: |_, _| {},
+        name: names::dns1123_subdomain,
         validate: |_| Vec::new(),
         validate_update: |_, _| Vec::new(),
         validate_status_update: |_, _| Vec::new(),
@@ -82,6 +91,8 @@ impl Rules {
         unconditional_update: true,
         grace_period: |_, _| None,
         orphans_dependents: false,
+        garbage_collection: true,
+        returns_deleted: false,
     };
 
     /// A spec with a generation and a status that only its subresource writes.
@@ -94,6 +105,7 @@ impl Rules {
             Generation::None | Generation::Constant => false,
             Generation::Spec => changed("spec"),
             Generation::SpecAndAnnotations => changed("spec") || of_metadata("annotations"),
+            Generation::Fields(fields) => fields.iter().any(|f| changed(f)),
             Generation::FieldsAndLabels(fields) => fields.iter().any(|f| changed(f)) || of_metadata("labels"),
         }
     }
@@ -165,6 +177,18 @@ impl Strategy for Rules {
 
     fn orphans_dependents_by_default(&self) -> bool {
         self.orphans_dependents
+    }
+
+    fn validate_name(&self, name: &str) -> Vec<String> {
+        (self.name)(name)
+    }
+
+    fn supports_garbage_collection(&self) -> bool {
+        self.garbage_collection
+    }
+
+    fn returns_deleted_object(&self) -> bool {
+        self.returns_deleted
     }
 }
 

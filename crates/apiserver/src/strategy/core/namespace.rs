@@ -1,16 +1,22 @@
 //! Namespaces: their phase, and the finalizer that is not in their metadata.
+use crate::defaults;
 use crate::strategy::rules::{Rules, Status};
 use crate::value::{Fill, Object, Read};
+use pintle_api::names;
 use serde_json::json;
 
 /// The rules of namespaces.
 pub(crate) static NAMESPACE: Rules = Rules {
+    default: Some(defaults::core::namespace),
     status: Status::Own(|status| status.set("phase", "Active")),
     create: add_finalizer,
     update: |new, old| {
         let finalizers = old.field("spec").field("finalizers").clone();
         new.child_or_new("spec").set("finalizers", finalizers);
     },
+    name: names::dns1123_label,
+    garbage_collection: false,
+    returns_deleted: true,
     ..Rules::PLAIN
 };
 

@@ -1,4 +1,5 @@
 //! PersistentVolumes: the time of their last change of phase.
+use crate::defaults;
 use crate::strategy::rules::{Rules, Status};
 use crate::value::{Fill, Object, Read};
 use pintle_api::meta::now;
@@ -6,11 +7,13 @@ use serde_json::Value;
 
 /// The rules of PersistentVolumes.
 pub(crate) static PERSISTENT_VOLUME: Rules = Rules {
+    default: Some(defaults::storage::persistent_volume),
     status: Status::Own(|status| {
         status.set("phase", "Pending");
         status.set("lastPhaseTransitionTime", now());
     }),
     status_update: transition,
+    returns_deleted: true,
     ..Rules::PLAIN
 };
 

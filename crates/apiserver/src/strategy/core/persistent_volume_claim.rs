@@ -1,13 +1,16 @@
 //! PersistentVolumeClaims: the two ways to name a data source.
+use crate::defaults;
 use crate::strategy::rules::{Rules, Status};
 use crate::value::{Fill, Object, Read};
 use serde_json::{Map, Value};
 
 /// The rules of PersistentVolumeClaims.
 pub(crate) static PERSISTENT_VOLUME_CLAIM: Rules = Rules {
+    default: Some(defaults::storage::persistent_volume_claim),
     status: Status::Own(|status| status.set("phase", "Pending")),
     create: |claim| data_sources(claim.child_or_new("spec"), &Value::Null),
     update: |new, old| data_sources(new.child_or_new("spec"), old.field("spec")),
+    returns_deleted: true,
     ..Rules::PLAIN
 };
 
@@ -16,7 +19,10 @@ fn data_sources(spec: &mut Object, old: &Value) {
     let old_in_use = old.has("dataSource") || old.has("dataSourceRef");
     let source = spec.field("dataSource");
     let group = source.text("apiGroup");
-    let known = matches!((group, source.text("kind")), ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot"));
+    let known = matches!(
+        (group, source.text("kind")),
+        ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot")
+    );
     if !old_in_use && !spec.has("dataSourceRef") && !known {
         spec.remove("dataSource");
     }

@@ -1,16 +1,22 @@
 //! Pods: their first status, quality of service, grace period, and what label keys add to selectors.
 use super::set_condition;
-use crate::strategy::rules::{Rules, Status};
+use crate::defaults;
+use crate::strategy::{
+    generic,
+    rules::{Rules, Status},
+};
 use crate::value::{Fill, Object, Read};
 use pintle_api::meta::now;
 use serde_json::{Value, json};
 
 /// The rules of pods.
 pub(crate) static POD: Rules = Rules {
+    default: Some(defaults::core::pod),
     status: Status::Own(|status| status.set("phase", "Pending")),
     create: first_status,
     status_update,
     grace_period,
+    returns_deleted: true,
     ..Rules::WITH_STATUS
 };
 
@@ -28,15 +34,7 @@ fn first_status(pod: &mut Object) {
 }
 
 fn status_update(new: &mut Object, old: &Value) {
-    let metadata = new.child_or_new("metadata");
-    metadata.remove("deletionTimestamp");
-    let old_metadata = old.field("metadata");
-    for field in ["deletionTimestamp", "ownerReferences"] {
-        metadata.remove(field);
-        if old_metadata.has(field) {
-            metadata.set(field, old_metadata.field(field).clone());
-        }
-    }
+    generic::keep_metadata(new, old, &["deletionTimestamp", "ownerReferences"]);
     let old = old.field("status");
     let status = new.child_or_new("status");
     for field in ["qosClass", "observedGeneration"] {
@@ -58,7 +56,13 @@ fn grace_period(pod: &Value, requested: Option<i64>) -> Option<i64> {
     let spec = pod.field("spec");
     let period = requested.unwrap_or_else(|| spec.int("terminationGracePeriodSeconds"));
     let ended = matches!(pod.field("status").text("phase"), "Failed" | "Succeeded");
-    Some(if spec.is_zero("nodeName") || ended { 0 } else if period < 0 { 1 } else { period })
+    Some(if spec.is_zero("nodeName") || ended {
+        0
+    } else if period < 0 {
+        1
+    } else {
+        period
+    })
 }
 
 /// Adds to label selectors what `matchLabelKeys` and `mismatchLabelKeys` take from the pod's own labels.
@@ -95,11 +99,12 @@ fn merge(term: &mut Object, keys: &str, operator: &str, labels: &Value) {
 /// The class of a pod by its requests and limits.
 mod qos {
     use super::{Read, Value};
+    use pintle_api::quantity::Quantity;
     use std::collections::BTreeMap;
 
     const COUNTED: [&str; 2] = ["cpu", "memory"];
 
-    type Sums<'a> = BTreeMap<&'a str, f64>;
+    type Sums<'a> = BTreeMap<&'a str, Quantity>;
 
     /// `Guaranteed`, `Burstable` or `BestEffort`.
     // upstream: pkg/apis/core/helper/qos, ComputePodQOS
@@ -126,12 +131,12 @@ mod qos {
     }
 
     /// Adds the positive amounts of `list` and says how many there were.
-    fn add<'a>(sums: &mut Sums<'a>, list: &Value) -> usize {
+    fn add(sums: &mut Sums<'_>, list: &Value) -> usize {
         let mut found = 0;
         for name in COUNTED {
-            let amount = crate::value::amount(list.field(name)).unwrap_or_default();
-            if amount > 0.0 {
-                *sums.entry(name).or_default() += amount;
+            let amount = Quantity::from_value(list.field(name)).unwrap_or(Quantity::ZERO);
+            if amount.sign() > 0 {
+                *sums.entry(name).or_insert(Quantity::ZERO) += amount;
                 found += 1;
             }
         }
@@ -160,9 +165,7 @@ mod tests {
 
     #[test]
     fn pods_without_a_kubelet_to_end_them_are_deleted_at_once() {
-        let pod = |node: &str, phase: &str| {
-            json!({"spec": {"nodeName": node, "terminationGracePeriodSeconds": 30}, "status": {"phase": phase}})
-        };
+        let pod = |node: &str, phase: &str| json!({"spec": {"nodeName": node, "terminationGracePeriodSeconds": 30}, "status": {"phase": phase}});
         assert_eq!(grace_period(&pod("", "Pending"), None), Some(0));
         assert_eq!(grace_period(&pod("n", "Failed"), Some(5)), Some(0));
         assert_eq!(grace_period(&pod("n", "Running"), None), Some(30));
@@ -171,7 +174,8 @@ mod tests {
 
     #[test]
     fn label_keys_become_expressions() {
-        let mut spec = json!({"topologySpreadConstraints": [{"labelSelector": {}, "matchLabelKeys": ["a", "missing"]}]});
+        let mut spec =
+            json!({"topologySpreadConstraints": [{"labelSelector": {}, "matchLabelKeys": ["a", "missing"]}]});
         merge_label_keys(spec.as_object_mut().unwrap(), &json!({"a": "b"}));
         assert_eq!(
             spec["topologySpreadConstraints"][0]["labelSelector"]["matchExpressions"],

@@ -1,0 +1,66 @@
+//! Strategies of `apps`.
+use super::{
+    Strategy, generic,
+    rules::{Generation, Rules, Status},
+};
+use crate::defaults::apps as defaults;
+use crate::value::{Fill, Object, Read, same};
+use serde_json::Value;
+
+/// The rules of a kind of `apps`.
+pub(super) fn of(kind: &str) -> Option<&'static dyn Strategy> {
+    Some(match kind {
+        "Deployment" => &DEPLOYMENT,
+        "ReplicaSet" => &REPLICA_SET,
+        "StatefulSet" => &STATEFUL_SET,
+        "DaemonSet" => &DAEMON_SET,
+        "ControllerRevision" => &CONTROLLER_REVISION,
+        _ => return None,
+    })
+}
+
+static DEPLOYMENT: Rules = Rules {
+    default: Some(defaults::deployment),
+    generation: Generation::SpecAndAnnotations,
+    status_update: |new, old| generic::keep_metadata(new, old, &["labels"]),
+    ..Rules::WITH_STATUS
+};
+
+static REPLICA_SET: Rules = Rules {
+    default: Some(defaults::replica_set),
+    status: Status::Own(|status| status.set("replicas", 0)),
+    ..Rules::WITH_STATUS
+};
+
+static STATEFUL_SET: Rules = Rules {
+    default: Some(defaults::stateful_set),
+    status: Status::Own(|status| {
+        status.set("replicas", 0);
+        status.set("availableReplicas", 0);
+    }),
+    ..Rules::WITH_STATUS
+};
+
+static DAEMON_SET: Rules = Rules {
+    default: Some(defaults::daemon_set),
+    status: Status::Own(|status| {
+        for count in ["currentNumberScheduled", "numberMisscheduled", "desiredNumberScheduled", "numberReady"] {
+            status.set(count, 0);
+        }
+    }),
+    create: |set| set.child_or_new("metadata").child_or_new("annotations").fill(TEMPLATE_GENERATION, "1"),
+    update: template_generation,
+    ..Rules::WITH_STATUS
+};
+
+static CONTROLLER_REVISION: Rules = Rules::PLAIN;
+
+/// Where a DaemonSet counts the changes of its template, once the field `templateGeneration` of `extensions/v1beta1`.
+const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+
+fn template_generation(new: &mut Object, old: &Value) {
+    let changed = !same(new.field("spec").field("template"), old.field("spec").field("template"));
+    let before = old.field("metadata").field("annotations").text(TEMPLATE_GENERATION).parse().unwrap_or(0i64);
+    let now = if changed { before + 1 } else { before };
+    new.child_or_new("metadata").child_or_new("annotations").set(TEMPLATE_GENERATION, now.to_string());
+}

@@ -1,0 +1,71 @@
+//! Strategies of `batch`.
+use super::{Strategy, rules::Rules};
+use crate::defaults::batch as defaults;
+use crate::value::{Fill, Object, Read};
+use pintle_api::names;
+use serde_json::Value;
+
+/// The rules of a kind of `batch`.
+pub(super) fn of(kind: &str) -> Option<&'static dyn Strategy> {
+    Some(match kind {
+        "Job" => &JOB,
+        "CronJob" => &CRON_JOB,
+        _ => return None,
+    })
+}
+
+static JOB: Rules = Rules {
+    default: Some(defaults::job),
+    create: own_selector,
+    warnings: name_warning,
+    orphans_dependents: true,
+    ..Rules::WITH_STATUS
+};
+
+static CRON_JOB: Rules = Rules { default: Some(defaults::cron_job), ..Rules::WITH_STATUS };
+
+/// A job selects its pods by its own UID unless it has a selector made by hand.
+fn own_selector(job: &mut Object) {
+    if job.field("spec").flag("manualSelector") {
+        return;
+    }
+    let metadata = job.field("metadata");
+    let (name, uid) = (metadata.text("name").to_owned(), metadata.text("uid").to_owned());
+    let spec = job.child_or_new("spec");
+    let labels = spec.child_or_new("template").child_or_new("metadata").child_or_new("labels");
+    for prefix in ["", "batch.kubernetes.io/"] {
+        labels.fill(&format!("{prefix}job-name"), name.clone());
+        labels.fill(&format!("{prefix}controller-uid"), uid.clone());
+    }
+    spec.child_or_new("selector").child_or_new("matchLabels").fill("batch.kubernetes.io/controller-uid", uid);
+}
+
+fn name_warning(job: &Value) -> Vec<String> {
+    let wrong = names::dns1123_label(job.field("metadata").text("name"));
+    if wrong.is_empty() {
+        return Vec::new();
+    }
+    vec![format!(
+        "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is \
+         recommended: [{}]",
+        wrong.join(" ")
+    )]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_job_selects_its_pods_by_uid() {
+        let mut job = json!({"metadata": {"name": "j", "uid": "u"}, "spec": {"template": {"metadata": {}}}});
+        own_selector(job.as_object_mut().unwrap());
+        assert_eq!(job["spec"]["selector"], json!({"matchLabels": {"batch.kubernetes.io/controller-uid": "u"}}));
+        assert_eq!(
+            job["spec"]["template"]["metadata"]["labels"],
+            json!({"job-name": "j", "controller-uid": "u", "batch.kubernetes.io/job-name": "j",
+                   "batch.kubernetes.io/controller-uid": "u"})
+        );
+    }
+}

@@ -1,0 +1,169 @@
+//! Strategies of the groups with few rules: networking, discovery, policy, RBAC, storage, coordination, scheduling, node,
+//! autoscaling, flow control, admission registration, events.
+use super::{
+    Strategy, generic,
+    rules::{Generation, Rules, Status},
+};
+use crate::defaults::{admissionregistration, small_groups as defaults, storage};
+use crate::value::{Fill, Object};
+use pintle_api::names;
+use serde_json::{Value, json};
+
+/// The rules of a kind of one of these groups.
+pub(super) fn of(group: &str, kind: &str) -> Option<&'static dyn Strategy> {
+    Some(match (group, kind) {
+        ("networking.k8s.io", "Ingress") => &INGRESS,
+        ("networking.k8s.io", "IngressClass") => &INGRESS_CLASS,
+        ("networking.k8s.io", "NetworkPolicy") => &NETWORK_POLICY,
+        ("networking.k8s.io", "ServiceCIDR") => &SERVICE_CIDR,
+        ("networking.k8s.io", "IPAddress") => &PLAIN,
+        ("discovery.k8s.io", "EndpointSlice") => &ENDPOINT_SLICE,
+        ("policy", "PodDisruptionBudget") => &POD_DISRUPTION_BUDGET,
+        ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => &ROLE,
+        ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => &ROLE_BINDING,
+        ("storage.k8s.io", "StorageClass") => &STORAGE_CLASS,
+        ("storage.k8s.io", "CSIDriver") => &CSI_DRIVER,
+        ("storage.k8s.io", "CSINode") => &CSI_NODE,
+        ("storage.k8s.io", "CSIStorageCapacity") => &CSI_STORAGE_CAPACITY,
+        ("storage.k8s.io", "VolumeAttachment") => &VOLUME_ATTACHMENT,
+        ("storage.k8s.io", "VolumeAttributesClass") => &VOLUME_ATTRIBUTES_CLASS,
+        ("coordination.k8s.io", "Lease" | "LeaseCandidate") => &LEASE,
+        ("scheduling.k8s.io", "PriorityClass") => &PRIORITY_CLASS,
+        ("node.k8s.io", "RuntimeClass") => &RUNTIME_CLASS,
+        ("autoscaling", "HorizontalPodAutoscaler") => &HORIZONTAL_POD_AUTOSCALER,
+        ("flowcontrol.apiserver.k8s.io", "FlowSchema") => &FLOW_SCHEMA,
+        ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => &PRIORITY_LEVEL,
+        ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration") => &VALIDATING_WEBHOOKS,
+        ("admissionregistration.k8s.io", "MutatingWebhookConfiguration") => &MUTATING_WEBHOOKS,
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy") => &VALIDATING_POLICY,
+        ("admissionregistration.k8s.io", "MutatingAdmissionPolicy") => &MUTATING_POLICY,
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding" | "MutatingAdmissionPolicyBinding") => {
+            &POLICY_BINDING
+        }
+        ("events.k8s.io", "Event") => &EVENT,
+        _ => return None,
+    })
+}
+
+static PLAIN: Rules = Rules::PLAIN;
+
+static INGRESS: Rules =
+    Rules { status: Status::Own(|status| status.set("loadBalancer", json!({}))), ..Rules::WITH_STATUS };
+
+static INGRESS_CLASS: Rules =
+    Rules { default: Some(defaults::ingress_class), generation: Generation::Spec, ..Rules::PLAIN };
+
+static NETWORK_POLICY: Rules =
+    Rules { default: Some(defaults::network_policy), generation: Generation::Spec, ..Rules::PLAIN };
+
+static SERVICE_CIDR: Rules = Rules {
+    status: Status::Own(|_| {}),
+    status_update: |new, old| generic::keep_metadata(new, old, STATUS_METADATA),
+    ..Rules::PLAIN
+};
+
+static ENDPOINT_SLICE: Rules = Rules {
+    default: Some(defaults::endpoint_slice),
+    generation: Generation::FieldsAndLabels(&["endpoints", "ports", "addressType"]),
+    create: no_deprecated_topology,
+    update: |new, _| no_deprecated_topology(new),
+    ..Rules::PLAIN
+};
+
+fn no_deprecated_topology(slice: &mut Object) {
+    for endpoint in slice.each("endpoints") {
+        endpoint.remove("deprecatedTopology");
+    }
+}
+
+static POD_DISRUPTION_BUDGET: Rules = Rules {
+    status: Status::Own(|status| {
+        for count in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
+            status.set(count, 0);
+        }
+    }),
+    unconditional_update: false,
+    ..Rules::WITH_STATUS
+};
+
+static ROLE: Rules = Rules { name: names::path_segment, create_on_update: true, ..Rules::PLAIN };
+
+static ROLE_BINDING: Rules = Rules { default: Some(defaults::role_binding), ..ROLE };
+
+static STORAGE_CLASS: Rules = Rules { default: Some(storage::storage_class), returns_deleted: true, ..Rules::PLAIN };
+
+static CSI_DRIVER: Rules = Rules {
+    default: Some(storage::csi_driver),
+    generation: Generation::Spec,
+    create: |driver| _ = driver.child("metadata").and_then(|m| m.remove("generation")),
+    unconditional_update: false,
+    returns_deleted: true,
+    ..Rules::PLAIN
+};
+
+static CSI_NODE: Rules = Rules { unconditional_update: false, returns_deleted: true, ..Rules::PLAIN };
+
+static CSI_STORAGE_CAPACITY: Rules = Rules { unconditional_update: false, ..Rules::PLAIN };
+
+static VOLUME_ATTACHMENT: Rules = Rules {
+    status: Status::Own(|status| status.set("attached", false)),
+    status_update: |new, old| generic::keep_metadata(new, old, STATUS_METADATA),
+    unconditional_update: false,
+    returns_deleted: true,
+    ..Rules::PLAIN
+};
+
+static VOLUME_ATTRIBUTES_CLASS: Rules = Rules { returns_deleted: true, ..Rules::PLAIN };
+
+static LEASE: Rules = Rules { create_on_update: true, unconditional_update: false, ..Rules::PLAIN };
+
+static PRIORITY_CLASS: Rules =
+    Rules { default: Some(defaults::priority_class), generation: Generation::Constant, ..Rules::PLAIN };
+
+static RUNTIME_CLASS: Rules = Rules { create_on_update: true, unconditional_update: false, ..Rules::PLAIN };
+
+static HORIZONTAL_POD_AUTOSCALER: Rules = Rules {
+    default: Some(defaults::horizontal_pod_autoscaler),
+    status: Status::Own(|status| {
+        status.set("desiredReplicas", 0);
+        status.set("currentMetrics", Value::Null);
+    }),
+    ..Rules::PLAIN
+};
+
+static FLOW_SCHEMA: Rules = Rules { default: Some(defaults::flow_schema), ..Rules::WITH_STATUS };
+
+static PRIORITY_LEVEL: Rules = Rules { default: Some(defaults::priority_level_configuration), ..Rules::WITH_STATUS };
+
+static VALIDATING_WEBHOOKS: Rules = Rules {
+    default: Some(admissionregistration::validating_webhooks),
+    generation: Generation::Fields(&["webhooks"]),
+    unconditional_update: false,
+    ..Rules::PLAIN
+};
+
+static MUTATING_WEBHOOKS: Rules =
+    Rules { default: Some(admissionregistration::mutating_webhooks), ..VALIDATING_WEBHOOKS };
+
+static VALIDATING_POLICY: Rules = Rules {
+    default: Some(admissionregistration::policy),
+    status_update: |new, old| generic::keep_metadata(new, old, STATUS_METADATA),
+    unconditional_update: false,
+    ..Rules::WITH_STATUS
+};
+
+static MUTATING_POLICY: Rules = Rules { status: Status::AsSent, ..VALIDATING_POLICY };
+
+static POLICY_BINDING: Rules = Rules {
+    default: Some(admissionregistration::policy_binding),
+    generation: Generation::Spec,
+    unconditional_update: false,
+    ..Rules::PLAIN
+};
+
+static EVENT: Rules = Rules { create_on_update: true, garbage_collection: false, ..Rules::PLAIN };
+
+/// What a status update of newer kinds leaves alone in the metadata.
+// upstream: apimachinery pkg/apis/meta/v1, ResetObjectMetaForStatus
+const STATUS_METADATA: &[&str] =
+    &["deletionTimestamp", "generation", "selfLink", "labels", "annotations", "finalizers", "ownerReferences"];
