@@ -1,0 +1,26 @@
+//! Names on the host, all derived from the cluster's id so that clusters never meet.
+
+/// What all links of the cluster start with.
+pub fn link_prefix(cluster_id: &str) -> String {
+    format!("pt{cluster_id}")
+}
+
+/// The host side of a pod's veth pair: 15 characters, unique on the node because the address offset is.
+pub fn pod_link(cluster_id: &str, offset: u32) -> String {
+    format!("pt{cluster_id}{offset:05x}")
+}
+
+/// The link that holds the node's gateway addresses and the route to the Service CIDRs.
+pub fn gateway_link(cluster_id: &str) -> String {
+    format!("pt{cluster_id}gw")
+}
+
+/// The nft table for pods: masquerade, host ports, guards.
+pub fn pods_table(cluster_id: &str) -> String {
+    format!("pintle-{cluster_id}")
+}
+
+/// The nft table for Services.
+pub fn services_table(cluster_id: &str) -> String {
+    format!("pintle-{cluster_id}-services")
+}
