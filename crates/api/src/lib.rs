@@ -3,6 +3,7 @@
 //! | module | what it answers |
 //! |---|---|
 //! | [`scheme`] | which resources exist, by plural or kind: [`scheme::Scheme::builtin`] |
+//! | [`facts`] | the type of a kind and of each of its fields: [`facts::lookup`] |
 //! | [`meta`] | names, labels, owners, times of a dynamic object: [`meta::ObjectExt`] on `serde_json::Value` |
 //! | [`status`] | errors of the API: [`status::ApiError`] |
 //! | [`field`] | validation errors on fields: [`field::Path`], [`field::FieldError`] |
@@ -11,6 +12,7 @@
 //! | [`selector`] | label and field selectors |
 //! | [`int_or_string`] | ports and percentages |
 //! | [`user`] | identities: [`user::UserInfo`] |
+pub mod facts;
 pub mod field;
 pub mod int_or_string;
 pub mod meta;
