@@ -1,0 +1,202 @@
+//! Puts the parts together: what pods share, the watch on this node's pods, and one worker for each of them.
+use crate::config::Config;
+use crate::downward::NodeFacts;
+use crate::events::{Recorder, Severity};
+use crate::images::Images;
+use crate::node::{self, NodeAgent};
+use crate::objects::Objects;
+use crate::pods::{PodExt, labels};
+use crate::status_manager::StatusManager;
+use crate::volumes::Volumes;
+use crate::worker::{self, Workers};
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::Client;
+use kube::api::Api;
+use kube::runtime::watcher;
+use parking_lot::Mutex;
+use pintle_client::informer::Change;
+use pintle_client::{Informer, Informers};
+use pintle_runtime::cri::{self, ImageService, RuntimeService};
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// How often everything is compared again although no event asked for it.
+const RESYNC: Duration = Duration::from_secs(300);
+/// How long to wait before asking a runtime again that ended its event stream.
+const EVENTS_RETRY: Duration = Duration::from_secs(1);
+
+/// Why the kubelet could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The runtime does not answer.
+    #[error("the container runtime does not answer: {0}")]
+    Runtime(#[from] tonic::Status),
+    /// A directory cannot be made.
+    #[error("cannot prepare the kubelet's directories: {0}")]
+    Directories(#[from] std::io::Error),
+}
+
+/// A cheap handle to a running kubelet.
+#[derive(Clone)]
+pub struct Handle {
+    ready: watch::Receiver<bool>,
+}
+
+impl Handle {
+    /// Waits until the Node is registered and reported Ready; false when the kubelet stopped before.
+    pub async fn ready(&mut self) -> bool {
+        self.ready.wait_for(|ready| *ready).await.is_ok()
+    }
+}
+
+/// What all parts of one kubelet share.
+pub(crate) struct Kubelet {
+    pub config: Config,
+    pub runtime: Arc<dyn RuntimeService>,
+    pub runtime_name: String,
+    pub images: Images,
+    pub recorder: Recorder,
+    pub statuses: StatusManager,
+    pub objects: Objects,
+    pub volumes: Volumes,
+    pub services: Informer<Service>,
+    pub node: NodeFacts,
+    pub machine_memory: i64,
+}
+
+/// Starts a node agent that acts through `client` (as `system:node:<name>`) until `stop`; containers go on running after it.
+pub async fn run(
+    config: Config,
+    client: Client,
+    runtime: Arc<dyn RuntimeService>,
+    images: Arc<dyn ImageService>,
+    stop: CancellationToken,
+) -> Result<Handle, Error> {
+    let version = runtime.version(cri::VersionRequest { version: "v1".into() }).await?;
+    std::fs::create_dir_all(&config.pod_logs_dir)?;
+    let recorder = Recorder::new(client.clone(), &config.node_name);
+    let workers = Workers::default();
+    let objects = {
+        let workers = workers.clone();
+        Objects::new(client.clone(), move |uid| workers.wake(uid))
+    };
+    let machine = node::Machine::read(&config);
+    let facts = machine.facts(&config);
+    let (ready_sender, ready) = watch::channel(false);
+    let agent = NodeAgent {
+        config: config.clone(),
+        client: client.clone(),
+        machine: machine.clone(),
+        recorder: recorder.clone(),
+        runtime: runtime.clone(),
+        images: images.clone(),
+        runtime_version: format!("{}://{}", version.runtime_name, version.runtime_version),
+    };
+    let kubelet = Arc::new(Kubelet {
+        volumes: Volumes::new(&config, client.clone(), objects.clone(), facts.clone())?,
+        images: Images::new(images, recorder.clone()),
+        statuses: StatusManager::new(client.clone()),
+        services: Informers::new(client.clone(), stop.clone()).of::<Service>(),
+        runtime,
+        runtime_name: version.runtime_name,
+        recorder,
+        objects,
+        node: facts,
+        machine_memory: machine.memory,
+        config,
+    });
+    tokio::spawn(agent.run(ready_sender, stop.clone()));
+    tokio::spawn(follow_pods(kubelet.clone(), workers.clone(), client, stop.clone()));
+    tokio::spawn(follow_runtime(kubelet, workers, stop));
+    Ok(Handle { ready })
+}
+
+/// Keeps one worker for each pod bound to this node.
+async fn follow_pods(kubelet: Arc<Kubelet>, workers: Workers, client: Client, stop: CancellationToken) {
+    let config = watcher::Config::default().fields(&format!("spec.nodeName={}", kubelet.config.node_name));
+    let pods: Informer<Pod> = Informer::start(Api::all(client), config, stop.clone());
+    let seen: Arc<Mutex<HashSet<String>>> = Arc::default();
+    {
+        let (kubelet, workers, stop, seen) = (kubelet.clone(), workers.clone(), stop.clone(), seen.clone());
+        pods.on_change(move |change| {
+            if let Change::Updated(old, new) = change
+                && old.uid() != new.uid()
+            {
+                workers.removed(old);
+            }
+            match change {
+                Change::Added(pod) | Change::Updated(_, pod) => {
+                    seen.lock().insert(pod.uid().to_owned());
+                    workers.update(&kubelet, pod, &stop);
+                }
+                Change::Deleted(pod) => workers.removed(pod),
+            }
+        });
+    }
+    pods.synced().await;
+    let known: HashSet<String> = seen.lock().clone();
+    remove_orphans(&kubelet, &known).await;
+    let mut timer = tokio::time::interval(RESYNC);
+    timer.tick().await;
+    loop {
+        tokio::select! {
+            _ = timer.tick() => workers.wake_all(),
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// Removes what an earlier process left of pods that are gone from the API.
+async fn remove_orphans(kubelet: &Arc<Kubelet>, known: &HashSet<String>) {
+    let sandboxes = match kubelet.runtime.list_pod_sandbox(cri::ListPodSandboxRequest { filter: None }).await {
+        Ok(response) => response.items,
+        Err(status) => {
+            tracing::warn!(error = status.message(), "cannot list sandboxes to remove orphans");
+            return;
+        }
+    };
+    let mut uids: HashSet<String> = kubelet.volumes.known_uids().into_iter().collect();
+    uids.extend(sandboxes.iter().filter_map(|sandbox| sandbox.labels.get(labels::POD_UID).cloned()));
+    for uid in uids.difference(known) {
+        tracing::info!(uid, "removing what is left of a pod that is gone");
+        let mine = sandboxes.iter().filter(|sandbox| sandbox.labels.get(labels::POD_UID) == Some(uid));
+        for sandbox in mine {
+            let label = |key: &str| sandbox.labels.get(key).map(String::as_str).unwrap_or_default();
+            worker::remove_sandbox(kubelet, &sandbox.id).await;
+            let dir = kubelet.config.pod_log_dir(label(labels::POD_NAMESPACE), label(labels::POD_NAME), uid);
+            worker::remove_dir(&dir);
+        }
+        if let Err(error) = kubelet.volumes.tear_down(uid).await {
+            tracing::warn!(uid, error, "cannot remove the volumes of a pod that is gone");
+        }
+    }
+}
+
+/// Wakes the worker of each pod that something happened to in the runtime.
+async fn follow_runtime(kubelet: Arc<Kubelet>, workers: Workers, stop: CancellationToken) {
+    loop {
+        let mut events = match kubelet.runtime.get_container_events().await {
+            Ok(events) => events,
+            Err(status) => {
+                tracing::warn!(error = status.message(), "no events from the container runtime, will ask again");
+                tokio::select! {
+                    () = tokio::time::sleep(EVENTS_RETRY) => continue,
+                    () = stop.cancelled() => return,
+                }
+            }
+        };
+        // Whatever happened between two streams is found by comparing.
+        workers.wake_all();
+        while let Some(event) = tokio::select! { event = events.recv() => event, () = stop.cancelled() => return } {
+            let sandbox = event.pod_sandbox_status.as_ref();
+            match sandbox.and_then(|sandbox| sandbox.metadata.as_ref()) {
+                Some(metadata) => workers.wake(&metadata.uid),
+                None => workers.wake_all(),
+            }
+        }
+        kubelet.recorder.node(Severity::Warning, "RuntimeEventsLost", "the container runtime ended its event stream");
+    }
+}
