@@ -11,12 +11,14 @@
 //! | [`quantity`] | exact amounts: [`quantity::Quantity`] |
 //! | [`selector`] | label and field selectors |
 //! | [`int_or_string`] | ports and percentages |
+//! | [`patch`] | JSON patch, JSON merge patch, strategic merge patch |
 //! | [`user`] | identities: [`user::UserInfo`] |
 pub mod facts;
 pub mod field;
 pub mod int_or_string;
 pub mod meta;
 pub mod names;
+pub mod patch;
 pub mod quantity;
 pub mod scheme;
 pub mod selector;
