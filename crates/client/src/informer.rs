@@ -1,4 +1,5 @@
 //! Shared informers: one list-and-watch per kind and process, an indexed local copy, and handlers called in order.
+use crate::index::{self, BY_CONTROLLER, Index, IndexName};
 use futures::StreamExt;
 use kube::api::Api;
 use kube::runtime::WatchStreamExt;
@@ -33,7 +34,7 @@ pub enum Change<'a, K> {
     Added(&'a Arc<K>),
     /// The object changed: before, after.
     Updated(&'a Arc<K>, &'a Arc<K>),
-    /// The object is gone; its last known state.
+    /// The object is gone; the state in which the copy last showed it.
     Deleted(&'a Arc<K>),
 }
 
@@ -58,7 +59,8 @@ impl<K> Clone for Informer<K> {
 }
 
 struct Inner<K> {
-    objects: RwLock<HashMap<ObjectKey, Arc<K>>>,
+    /// By namespace (empty for cluster-scoped kinds), then name.
+    objects: RwLock<HashMap<String, HashMap<String, Arc<K>>>>,
     /// Held while changes are delivered, so that a new handler sees each object exactly once and in order.
     handlers: Mutex<Vec<Handler<K>>>,
     synced: watch::Sender<bool>,
@@ -90,21 +92,32 @@ impl<K: Kind> Informer<K> {
         match event {
             Event::Init => *listed = Some(HashMap::new()),
             Event::InitApply(object) => {
-                listed.get_or_insert_default().insert(key_of(&object), Arc::new(object));
+                listed.get_or_insert_default().insert(key_of(&object), slim(object));
             }
             Event::InitDone => {
                 self.replace(listed.take().unwrap_or_default());
                 self.0.synced.send_replace(true);
             }
             Event::Apply(object) => {
-                let (handlers, new) = (self.0.handlers.lock(), Arc::new(object));
-                let old = self.0.objects.write().insert(key_of(new.as_ref()), new.clone());
+                let (handlers, new) = (self.0.handlers.lock(), slim(object));
+                let (namespace, name) = key_of(new.as_ref());
+                let old = self.0.objects.write().entry(namespace).or_default().insert(name, new.clone());
                 notify(&handlers, &old.as_ref().map_or(Change::Added(&new), |old| Change::Updated(old, &new)));
             }
             Event::Delete(object) => {
-                let (handlers, object) = (self.0.handlers.lock(), Arc::new(object));
-                self.0.objects.write().remove(&key_of(object.as_ref()));
-                notify(&handlers, &Change::Deleted(&object));
+                let (handlers, object) = (self.0.handlers.lock(), slim(object));
+                let (namespace, name) = key_of(object.as_ref());
+                let mut objects = self.0.objects.write();
+                let mut known = None;
+                if let Some(named) = objects.get_mut(&namespace) {
+                    known = named.remove(&name);
+                    if named.is_empty() {
+                        objects.remove(&namespace);
+                    }
+                }
+                drop(objects);
+                // The state that handlers know, so that an index finds what it filed.
+                notify(&handlers, &Change::Deleted(&known.unwrap_or(object)));
             }
         }
     }
@@ -112,17 +125,26 @@ impl<K: Kind> Informer<K> {
     /// Makes the copy equal to `fresh` and tells handlers the difference.
     fn replace(&self, fresh: HashMap<ObjectKey, Arc<K>>) {
         let handlers = self.0.handlers.lock();
-        let stale = std::mem::replace(&mut *self.0.objects.write(), fresh.clone());
+        let mut by_namespace: HashMap<String, HashMap<String, Arc<K>>> = HashMap::new();
+        for ((namespace, name), object) in &fresh {
+            by_namespace.entry(namespace.clone()).or_default().insert(name.clone(), object.clone());
+        }
+        let stale = std::mem::replace(&mut *self.0.objects.write(), by_namespace);
+        let before = |(namespace, name): &ObjectKey| stale.get(namespace).and_then(|named| named.get(name));
         for (key, new) in &fresh {
-            match stale.get(key) {
+            match before(key) {
                 None => notify(&handlers, &Change::Added(new)),
+                Some(old) if old.meta().uid != new.meta().uid => {
+                    notify(&handlers, &Change::Deleted(old));
+                    notify(&handlers, &Change::Added(new));
+                }
                 Some(old) if old.meta().resource_version != new.meta().resource_version => {
                     notify(&handlers, &Change::Updated(old, new));
                 }
                 Some(_) => {}
             }
         }
-        for (_, old) in stale.iter().filter(|(key, _)| !fresh.contains_key(*key)) {
+        for old in stale.values().flat_map(HashMap::values).filter(|old| !fresh.contains_key(&key_of(old.as_ref()))) {
             notify(&handlers, &Change::Deleted(old));
         }
     }
@@ -131,7 +153,7 @@ impl<K: Kind> Informer<K> {
     /// quick: they usually add a key to a [`crate::WorkQueue`]. They must not register further handlers.
     pub fn on_change(&self, handler: impl Fn(&Change<'_, K>) + Send + Sync + 'static) {
         let mut handlers = self.0.handlers.lock();
-        for object in self.0.objects.read().values() {
+        for object in &self.list() {
             handler(&Change::Added(object));
         }
         handlers.push(Box::new(handler));
@@ -147,18 +169,25 @@ impl<K: Kind> Informer<K> {
 
     /// The object `name` in `namespace` (empty for cluster-scoped kinds).
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
-        self.0.objects.read().get(&(namespace.to_owned(), name.to_owned())).cloned()
+        self.0.objects.read().get(namespace).and_then(|named| named.get(name)).cloned()
     }
 
     /// All objects, in no order.
     pub fn list(&self) -> Vec<Arc<K>> {
-        self.0.objects.read().values().cloned().collect()
+        self.0.objects.read().values().flat_map(HashMap::values).cloned().collect()
     }
 
     /// All objects of `namespace`, in no order.
     pub fn list_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
-        self.0.objects.read().iter().filter(|((ns, _), _)| ns == namespace).map(|(_, object)| object.clone()).collect()
+        self.0.objects.read().get(namespace).map(|named| named.values().cloned().collect()).unwrap_or_default()
     }
+}
+
+/// Drops `managedFields`: no component reads them and they are often half of an object. An update without them keeps the
+/// server's.
+fn slim<K: Kind>(mut object: K) -> Arc<K> {
+    object.meta_mut().managed_fields = None;
+    Arc::new(object)
 }
 
 fn notify<K>(handlers: &[Handler<K>], change: &Change<'_, K>) {
@@ -167,18 +196,21 @@ fn notify<K>(handlers: &[Handler<K>], change: &Change<'_, K>) {
     }
 }
 
+type Shared<T> = Arc<Mutex<HashMap<T, Box<dyn Any + Send + Sync>>>>;
+
 /// The informers of one process: each kind is watched once, whoever asks.
 #[derive(Clone)]
 pub struct Informers {
     client: Client,
     stop: CancellationToken,
-    started: Arc<Mutex<HashMap<TypeId, Box<dyn Any + Send + Sync>>>>,
+    started: Shared<TypeId>,
+    indexes: Shared<(TypeId, IndexName)>,
 }
 
 impl Informers {
     /// Informers that read through `client` until `stop`.
     pub fn new(client: Client, stop: CancellationToken) -> Self {
-        Informers { client, stop, started: Arc::default() }
+        Informers { client, stop, started: Arc::default(), indexes: Arc::default() }
     }
 
     /// The informer of `K` over all namespaces; the first call starts it.
@@ -190,5 +222,27 @@ impl Informers {
         let informer = Informer::start(Api::all(self.client.clone()), watcher::Config::default(), self.stop.clone());
         started.insert(TypeId::of::<K>(), Box::new(informer.clone()));
         informer
+    }
+
+    /// The objects of `K` by the UID of their managing controller.
+    pub fn by_controller<K: Kind>(&self) -> Index<K> {
+        self.index(BY_CONTROLLER, index::controller_uid::<K>)
+    }
+
+    /// The index `name` of `K`; the first call makes it with `keys`.
+    pub fn index<K: Kind>(
+        &self,
+        name: IndexName,
+        keys: impl Fn(&K) -> Vec<String> + Send + Sync + 'static,
+    ) -> Index<K> {
+        let informer = self.of::<K>();
+        let mut indexes = self.indexes.lock();
+        let key = (TypeId::of::<K>(), name);
+        if let Some(index) = indexes.get(&key).and_then(|any| any.downcast_ref::<Index<K>>()) {
+            return index.clone();
+        }
+        let index = Index::new(&informer, keys);
+        indexes.insert(key, Box::new(index.clone()));
+        index
     }
 }

@@ -185,3 +185,121 @@ impl<K: Clone + Eq + Hash> State<K> {
         self.delayed.values().min().copied()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::convert::Infallible;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    async fn is_empty(queue: &WorkQueue<&'static str>) -> bool {
+        tokio::time::timeout(Duration::ZERO, queue.next()).await.is_err()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_added_twice_is_processed_once() {
+        let queue = WorkQueue::new();
+        queue.add("a");
+        queue.add("a");
+        assert_eq!(queue.next().await, "a");
+        queue.done(&"a");
+        assert!(is_empty(&queue).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_added_while_processed_runs_again_only_after_done() {
+        let queue = WorkQueue::new();
+        queue.add("a");
+        assert_eq!(queue.next().await, "a");
+        queue.add("a");
+        assert!(is_empty(&queue).await);
+        queue.done(&"a");
+        assert_eq!(queue.next().await, "a");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_several_delays_the_earliest_counts() {
+        let (queue, start) = (WorkQueue::new(), Instant::now());
+        queue.add_after("a", Duration::from_secs(60));
+        queue.add_after("a", Duration::from_secs(5));
+        queue.add_after("a", Duration::from_secs(30));
+        assert_eq!(queue.next().await, "a");
+        assert_eq!(start.elapsed().as_secs(), 5);
+        queue.done(&"a");
+        assert!(is_empty(&queue).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn back_off_doubles_up_to_its_limit_and_forget_ends_it() {
+        let queue = WorkQueue::new();
+        let mut waits = Vec::new();
+        for _ in 0..20 {
+            let start = Instant::now();
+            queue.add_rate_limited("a");
+            queue.next().await;
+            queue.done(&"a");
+            waits.push(start.elapsed());
+        }
+        assert_eq!(waits[..3], [5, 10, 20].map(Duration::from_millis));
+        assert_eq!(waits[19], MAX_DELAY);
+        queue.forget(&"a");
+        let start = Instant::now();
+        queue.add_rate_limited("a");
+        queue.next().await;
+        assert_eq!(start.elapsed(), BASE_DELAY);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_waiting_worker_is_woken_for_its_key() {
+        let queue = WorkQueue::new();
+        let workers: Vec<_> =
+            (0..3).map(|_| queue.clone()).map(|queue| tokio::spawn(async move { queue.next().await })).collect();
+        tokio::task::yield_now().await;
+        for key in ["a", "b", "c"] {
+            queue.add(key);
+        }
+        let mut taken = Vec::new();
+        for worker in workers {
+            taken.push(worker.await.unwrap());
+        }
+        taken.sort_unstable();
+        assert_eq!(taken, ["a", "b", "c"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failing_reconcile_is_retried_until_it_succeeds() {
+        let (queue, stop, runs) = (WorkQueue::new(), CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
+        queue.add("a");
+        let (counted, stopper) = (runs.clone(), stop.clone());
+        queue
+            .run("test", 2, stop, move |_| {
+                let (runs, stopper) = (counted.clone(), stopper.clone());
+                async move {
+                    if runs.fetch_add(1, Ordering::SeqCst) == 3 {
+                        stopper.cancel();
+                        return Ok(None);
+                    }
+                    Err("not yet")
+                }
+            })
+            .await;
+        assert_eq!(runs.load(Ordering::SeqCst), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reconcile_can_ask_to_come_back() {
+        let (queue, stop, start) = (WorkQueue::new(), CancellationToken::new(), Instant::now());
+        queue.add("a");
+        let stopper = stop.clone();
+        queue
+            .run("test", 1, stop, move |_| {
+                let done = start.elapsed() >= Duration::from_secs(7);
+                if done {
+                    stopper.cancel();
+                }
+                async move { Ok::<_, Infallible>((!done).then_some(Duration::from_secs(7))) }
+            })
+            .await;
+        assert_eq!(start.elapsed().as_secs(), 7);
+    }
+}

@@ -1,1 +1,67 @@
-//! controllers
+//! The controllers of the control plane, one module each: ordinary clients of the API that act as upstream's identities.
+//! Start reading at [`run`]; each controller is a pure decision and a thin edge that applies it.
+pub mod claim;
+mod deployment;
+pub mod error;
+pub mod expectations;
+pub mod hash;
+pub mod int_or_percent;
+pub mod pod_control;
+pub mod pods;
+mod replicaset;
+mod replicationcontroller;
+pub mod selector;
+
+use ipnet::IpNet;
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::ReplicationController;
+use pintle_client::{Clients, Informers};
+use std::future::Future;
+use std::sync::Arc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// What the controllers need to know of the cluster.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The certificate of the cluster's authority in PEM, published as ConfigMap `kube-root-ca.crt` in every namespace.
+    pub root_ca_pem: String,
+    /// Networks from which nodes get their `spec.podCIDRs`; empty if something else assigns them.
+    pub cluster_cidrs: Vec<IpNet>,
+    /// Prefix length of a node's IPv4 pod network (upstream: `--node-cidr-mask-size-ipv4`, 24).
+    pub node_mask_v4: u8,
+    /// Prefix length of a node's IPv6 pod network (upstream: `--node-cidr-mask-size-ipv6`, 64).
+    pub node_mask_v6: u8,
+}
+
+/// What every controller starts from.
+#[derive(Clone)]
+pub(crate) struct Context {
+    config: Arc<Config>,
+    clients: Clients,
+    informers: Informers,
+    stop: CancellationToken,
+}
+
+/// Runs all controllers until `stop`. `informers` should read as `system:kube-controller-manager`.
+pub async fn run(config: Config, clients: Clients, informers: Informers, stop: CancellationToken) {
+    let cx = Context { config: Arc::new(config), clients, informers, stop };
+    let mut tasks = JoinSet::new();
+    let mut start = |controller: &'static str,
+                     task: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>,
+                     stop: CancellationToken| {
+        tasks.spawn(async move {
+            tokio::select! { () = task => {} () = stop.cancelled() => {} }
+            tracing::debug!(controller, "stopped");
+        });
+    };
+    let stop = cx.stop.clone();
+    start("deployment", Box::pin(deployment::run(cx.clone())), stop.clone());
+    start("replicaset", Box::pin(replicaset::run::<ReplicaSet>(cx.clone())), stop.clone());
+    start("replicationcontroller", Box::pin(replicaset::run::<ReplicationController>(cx.clone())), stop.clone());
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(%error, "a controller ended by itself");
+        }
+    }
+}
