@@ -197,8 +197,9 @@ fn a_paused_deployment_scales_in_proportion_but_does_not_roll() {
     ));
     world.settle();
     world.set_image("b");
-    world.step(false);
-    world.step(false);
+    for _ in 0..3 {
+        world.step(false);
+    }
     world.deployment.spec.as_mut().unwrap().paused = Some(true);
     world.deployment.spec.as_mut().unwrap().replicas = Some(20);
     for _ in 0..5 {
