@@ -6,7 +6,9 @@
 //! | [`authn`], [`authz`], [`admission`] | the three gates before a write |
 //! | [`registry`], [`watch_cache`], [`encode`] | reading, writing and watching objects of every kind |
 //! | [`strategy`], [`defaults`] | what differs from kind to kind |
+//! | [`validation`] | what is refused, with upstream's messages |
 //! | [`special`] | endpoints with behaviour of their own |
+//! | [`system_objects`] | what every cluster has from the start |
 pub mod admission;
 pub mod authn;
 pub mod authz;
@@ -22,5 +24,7 @@ pub mod registry;
 pub mod request_info;
 pub mod special;
 pub mod strategy;
+pub mod system_objects;
+pub mod validation;
 pub mod value;
 pub mod watch_cache;

@@ -1,9 +1,11 @@
 //! A strategy put together from the few things in which most kinds differ: [`Rules`].
-use super::{Strategy, generic};
+use super::{SideWrites, Strategy, generic};
 use crate::context::RequestContext;
 use crate::defaults::Defaults;
+use crate::registry::Registry;
 use crate::value::{Fill, Object, Read, object_of, same};
-use pintle_api::{field::FieldError, names};
+use async_trait::async_trait;
+use pintle_api::{field::FieldError, names, status::ApiError};
 use serde_json::Value;
 
 /// When `metadata.generation` rises.
@@ -71,6 +73,23 @@ pub struct Rules {
     pub garbage_collection: bool,
     /// See [`Strategy::returns_deleted_object`].
     pub returns_deleted: bool,
+    /// What else is written with the object.
+    pub hooks: Option<&'static dyn Hooks>,
+}
+
+/// What is allocated and released in the transactions that write and remove an object.
+#[async_trait]
+pub trait Hooks: Send + Sync {
+    /// See [`Strategy::before_write`].
+    async fn before_write(
+        &self,
+        registry: &Registry,
+        old: Option<&Value>,
+        new: &mut Value,
+    ) -> Result<SideWrites, ApiError>;
+
+    /// See [`Strategy::before_removal`].
+    async fn before_removal(&self, registry: &Registry, old: &Value) -> Result<SideWrites, ApiError>;
 }
 
 impl Rules {
@@ -93,6 +112,7 @@ impl Rules {
         orphans_dependents: false,
         garbage_collection: true,
         returns_deleted: false,
+        hooks: None,
     };
 
     /// A spec with a generation and a status that only its subresource writes.
@@ -111,6 +131,7 @@ impl Rules {
     }
 }
 
+#[async_trait]
 impl Strategy for Rules {
     fn default(&self, object: &mut Value) {
         if let Some(fill) = self.default {
@@ -189,6 +210,26 @@ impl Strategy for Rules {
 
     fn returns_deleted_object(&self) -> bool {
         self.returns_deleted
+    }
+
+    async fn before_write(
+        &self,
+        _cx: &RequestContext,
+        registry: &Registry,
+        old: Option<&Value>,
+        new: &mut Value,
+    ) -> Result<SideWrites, ApiError> {
+        match self.hooks {
+            Some(hooks) => hooks.before_write(registry, old, new).await,
+            None => Ok(SideWrites::default()),
+        }
+    }
+
+    async fn before_removal(&self, registry: &Registry, old: &Value) -> Result<SideWrites, ApiError> {
+        match self.hooks {
+            Some(hooks) => hooks.before_removal(registry, old).await,
+            None => Ok(SideWrites::default()),
+        }
     }
 }
 

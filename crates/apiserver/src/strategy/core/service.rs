@@ -1,4 +1,8 @@
-//! Services: what goes away when their type changes.
+//! Services: what stays when a client leaves it out, what goes away when the type changes; see [`allocate`] for addresses
+//! and ports.
+mod allocate;
+mod families;
+
 use crate::defaults;
 use crate::strategy::rules::{Rules, Status};
 use crate::value::{Fill, Object, Read};
@@ -10,7 +14,12 @@ pub(crate) static SERVICE: Rules = Rules {
     default: Some(defaults::core::service),
     name: names::dns1123_label,
     status: Status::Own(|status| status.set("loadBalancer", json!({}))),
-    update: drop_what_the_type_does_not_have,
+    create: list_cluster_ip,
+    update: |new, old| {
+        keep_allocations(new, old);
+        drop_what_the_type_does_not_have(new, old);
+    },
+    hooks: Some(&allocate::Allocation),
     create_on_update: true,
     returns_deleted: true,
     ..Rules::PLAIN
@@ -71,6 +80,50 @@ fn drop_what_the_type_does_not_have(new: &mut Object, old: &Value) {
     }
 }
 
+/// `clusterIP` alone stands for a list of one.
+fn list_cluster_ip(service: &mut Object) {
+    let spec = service.child_or_new("spec");
+    let ip = spec.text("clusterIP").to_owned();
+    if !ip.is_empty() {
+        spec.fill_zero("clusterIPs", vec![ip]);
+    }
+}
+
+/// Addresses and ports that a client left out of an update stay as they are.
+// upstream: pkg/registry/core/service/storage, patchAllocatedValues and normalizeClusterIPs
+fn keep_allocations(new: &mut Object, old: &Value) {
+    let old = old.field("spec");
+    let both = |spec: &Object, needs: fn(&Value) -> bool| needs(old) && needs(&Value::Object(spec.clone()));
+    let spec = new.child_or_new("spec");
+    if both(spec, needs_cluster_ip) {
+        for field in ["clusterIP", "clusterIPs"].into_iter().filter(|f| !old.is_zero(f)) {
+            spec.fill_zero(field, old.field(field).clone());
+        }
+    }
+    if both(spec, needs_node_port) {
+        let used: Vec<i64> = spec.items("ports").iter().map(|p| p.int("nodePort")).collect();
+        for port in spec.each("ports").filter(|p| p.is_zero("nodePort")) {
+            let same = old.items("ports").iter().rfind(|p| p.text("name") == port.text("name"));
+            let before = same.map(|p| p.int("nodePort")).filter(|p| *p != 0 && !used.contains(p));
+            if let Some(number) = before {
+                port.set("nodePort", number);
+            }
+        }
+    }
+    if both(spec, needs_health_check_node_port) && !old.is_zero("healthCheckNodePort") {
+        spec.fill_zero("healthCheckNodePort", old.field("healthCheckNodePort").clone());
+    }
+    let same_list = spec.field("clusterIPs") == old.field("clusterIPs");
+    let (ip, before) = (spec.text("clusterIP").to_owned(), old.text("clusterIP"));
+    if ip != before && same_list {
+        if ip.is_empty() {
+            spec.remove("clusterIPs");
+        } else {
+            spec.set("clusterIPs", vec![ip]);
+        }
+    }
+}
+
 fn same_node_ports(old: &Value, new: &Value) -> bool {
     let ports = |spec: &Value| {
         let mut ports: Vec<i64> = spec.items("ports").iter().map(|p| p.int("nodePort")).filter(|&p| p != 0).collect();
@@ -84,6 +137,19 @@ fn same_node_ports(old: &Value, new: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_update_without_addresses_and_ports_keeps_them() {
+        let old = json!({"spec": {"type": "NodePort", "clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"],
+                                  "ports": [{"port": 1, "nodePort": 30000}]}});
+        let mut new = json!({"spec": {"type": "NodePort", "ports": [{"port": 2}]}});
+        keep_allocations(new.as_object_mut().unwrap(), &old);
+        assert_eq!(
+            new["spec"],
+            json!({"type": "NodePort", "clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"],
+                   "ports": [{"port": 2, "nodePort": 30000}]})
+        );
+    }
 
     #[test]
     fn a_node_port_service_that_becomes_cluster_ip_loses_its_node_ports() {
