@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 mod aggregate;
 mod policy;
+pub mod service;
 
 pub use aggregate::keep_aggregated;
 

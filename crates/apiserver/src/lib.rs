@@ -8,7 +8,6 @@
 //! | [`strategy`], [`defaults`] | what differs from kind to kind |
 //! | [`validation`] | what is refused, with upstream's messages |
 //! | [`special`] | endpoints with behaviour of their own |
-//! | [`system_objects`] | what every cluster has from the start |
 pub mod admission;
 pub mod authn;
 pub mod authz;
@@ -24,7 +23,6 @@ pub mod registry;
 pub mod request_info;
 pub mod special;
 pub mod strategy;
-pub mod system_objects;
 pub mod validation;
 pub mod value;
 pub mod watch_cache;

@@ -1,7 +1,6 @@
-//! What every cluster has from the start: its namespaces, priority classes, service ranges and the `kubernetes` service.
-//! Start at [`ensure`].
+//! The service ranges and the `kubernetes` service, by which pods reach this server. Start at [`ensure`].
 //!
-//! upstream: pkg/controlplane/controller (systemnamespaces, defaultservicecidr, kubernetesservice), pkg/registry/scheduling/rest
+//! upstream: pkg/controlplane/controller (defaultservicecidr, kubernetesservice), pkg/controlplane/reconcilers
 use crate::context::RequestContext;
 use crate::registry::{Registry, Write};
 use crate::value::{Fill, Read, object_of};
@@ -35,14 +34,8 @@ impl Config {
 /// Creates what is missing and brings the `kubernetes` service up to date.
 pub async fn ensure(registry: &Registry, config: &Config) -> Result<(), ApiError> {
     let objects = Objects { registry, cx: RequestContext::system() };
-    objects.create("networking.k8s.io", "servicecidrs", "", service_cidr(config)).await?;
+    objects.create_service_cidr(service_cidr(config)).await?;
     objects.service_cidr_status().await?;
-    for name in ["kube-system", "kube-public", "kube-node-lease", "default"] {
-        objects.create("", "namespaces", "", json!({"metadata": {"name": name}})).await?;
-    }
-    for class in priority_classes() {
-        objects.create("scheduling.k8s.io", "priorityclasses", "", class).await?;
-    }
     objects.apply("", "services", kubernetes_service(config)).await?;
     objects.apply("", "endpoints", kubernetes_endpoints(config)).await?;
     objects.apply("discovery.k8s.io", "endpointslices", kubernetes_endpoint_slice(config)).await
@@ -54,10 +47,9 @@ struct Objects<'a> {
 }
 
 impl Objects<'_> {
-    /// Creates an object unless there is one of its name.
-    async fn create(&self, group: &str, plural: &str, namespace: &str, object: Value) -> Result<(), ApiError> {
-        let resource = self.registry.resource(group, plural)?;
-        match self.registry.create(&Write::internal(&self.cx, &resource, namespace), object).await {
+    async fn create_service_cidr(&self, object: Value) -> Result<(), ApiError> {
+        let resource = self.registry.resource("networking.k8s.io", "servicecidrs")?;
+        match self.registry.create(&Write::internal(&self.cx, &resource, ""), object).await {
             Err(error) if !error.is_already_exists() => Err(error),
             _ => Ok(()),
         }
@@ -105,22 +97,6 @@ impl Objects<'_> {
 fn service_cidr(config: &Config) -> Value {
     let cidrs: Vec<String> = config.service_cidrs.iter().map(|c| c.trunc().to_string()).collect();
     json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": cidrs}})
-}
-
-fn priority_classes() -> [Value; 2] {
-    [
-        json!({
-            "metadata": {"name": "system-node-critical"},
-            "value": 2_000_001_000,
-            "description": "Used for system critical pods that must not be moved from their current node.",
-        }),
-        json!({
-            "metadata": {"name": "system-cluster-critical"},
-            "value": 2_000_000_000,
-            "description": "Used for system critical pods that must run in the cluster, but can be moved to another node \
-                            if necessary.",
-        }),
-    ]
 }
 
 fn kubernetes_service(config: &Config) -> Value {
