@@ -47,7 +47,7 @@ pub enum Shape {
 }
 
 /// A reference to a [`Type`]; read it with [`TypeId::get`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TypeId(u16);
 
 impl TypeId {
@@ -155,13 +155,32 @@ pub struct Type {
     pub fields: Vec<Field>,
     /// Indices into `fields`, sorted by name.
     by_name: Vec<u16>,
+    /// Indices of the fields that Go writes even if they are not set.
+    always_written: Vec<u16>,
+    id: TypeId,
 }
 
 impl Type {
     /// The field named `name`, exactly.
     pub fn field(&self, name: &str) -> Option<&Field> {
+        self.field_at(name).map(|(_, f)| f)
+    }
+
+    /// The field named `name`, exactly, with its index in [`Type::fields`].
+    pub fn field_at(&self, name: &str) -> Option<(usize, &Field)> {
         let at = self.by_name.binary_search_by(|i| self.fields[usize::from(*i)].name.cmp(name)).ok()?;
-        Some(&self.fields[usize::from(self.by_name[at])])
+        let i = usize::from(self.by_name[at]);
+        Some((i, &self.fields[i]))
+    }
+
+    /// The fields that Go writes even if they are not set: empty structs, and what has no `omitempty`.
+    pub fn always_written(&self) -> impl Iterator<Item = &Field> {
+        self.always_written.iter().map(|i| &self.fields[usize::from(*i)])
+    }
+
+    /// The reference to this type.
+    pub fn id(&self) -> TypeId {
+        self.id
     }
 
     /// Whether JSON has this field.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`scheme`] | which resources exist, by plural or kind: [`scheme::Scheme::builtin`] |
 //! | [`facts`] | the type of a kind and of each of its fields: [`facts::lookup`] |
+//! | [`decode`] | typed decoding: unknown and duplicate fields, Go's type errors, Go's form of empty values |
 //! | [`meta`] | names, labels, owners, times of a dynamic object: [`meta::ObjectExt`] on `serde_json::Value` |
 //! | [`status`] | errors of the API: [`status::ApiError`] |
 //! | [`field`] | validation errors on fields: [`field::Path`], [`field::FieldError`] |
@@ -13,6 +14,7 @@
 //! | [`int_or_string`] | ports and percentages |
 //! | [`patch`] | JSON patch, JSON merge patch, strategic merge patch |
 //! | [`user`] | identities: [`user::UserInfo`] |
+pub mod decode;
 pub mod facts;
 pub mod field;
 pub mod int_or_string;

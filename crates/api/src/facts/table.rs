@@ -55,8 +55,10 @@ pub(super) fn parse(text: &'static str) -> Result<Facts, TableError> {
         }
         let mut sorted: Vec<u16> = (0..fields.len() as u16).collect();
         sorted.sort_by_key(|f| fields[usize::from(*f)].name);
+        let always = (0..fields.len() as u16).filter(|f| always_written(&fields[usize::from(*f)])).collect();
         let ty = &mut types[i];
-        (ty.members, ty.fields, ty.by_name) = (members, fields, sorted);
+        (ty.members, ty.fields, ty.by_name, ty.always_written) = (members, fields, sorted, always);
+        ty.id = TypeId(i as u16);
     }
     let by_gvk = types.iter().enumerate().filter_map(|(i, t)| Some((t.gvk?, TypeId(i as u16)))).collect();
     Ok(Facts { types, by_name, by_gvk })
@@ -64,6 +66,27 @@ pub(super) fn parse(text: &'static str) -> Result<Facts, TableError> {
 
 fn lines(text: &'static str) -> impl Iterator<Item = (usize, &'static str)> {
     text.lines().enumerate().filter(|(_, l)| !l.starts_with('#')).map(|(i, l)| (i + 1, l))
+}
+
+/// Go leaves out fields marked `omitempty` if they are nil, zero or empty; structs are none of these.
+fn always_written(field: &Field) -> bool {
+    if field.flags.omitzero() {
+        return false;
+    }
+    if field.flags.pointer() {
+        return !field.flags.omitempty();
+    }
+    let is_struct = matches!(
+        field.shape,
+        Shape::Object(_)
+            | Shape::Time
+            | Shape::MicroTime
+            | Shape::Duration
+            | Shape::Quantity
+            | Shape::IntOrString
+            | Shape::RawExtension
+    );
+    is_struct || !field.flags.omitempty()
 }
 
 /// Adds the fields of an inlined struct.
