@@ -1,4 +1,5 @@
 //! Developer commands: `cargo xtask <command>`.
+mod bench;
 mod schema;
 
 use clap::{Parser, Subcommand};
@@ -14,10 +15,13 @@ struct Cli {
 enum Command {
     /// Derive the tables under crates/api/schema from upstream's Go modules.
     Schema(schema::Args),
+    /// Measure Pintle beside upstream.
+    Bench(bench::Bench),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Schema(args) => schema::run(&args),
+        Command::Bench(bench) => bench.run(),
     }
 }

@@ -1,0 +1,51 @@
+//! Starting, stopping and removing clusters, and two of them on one machine.
+#![allow(clippy::unwrap_used)]
+use cluster_tests::{Cluster, Host, eventually, run, show, text};
+
+#[test]
+fn two_clusters_live_side_by_side_and_each_is_removed_without_the_other() {
+    let host = Host::new("two");
+    let (first, second) = (Cluster::up(&host), Cluster::up(&host));
+    for cluster in [&first, &second] {
+        let nodes = cluster.kubectl_ok(&["get", "nodes", "--no-headers"]);
+        assert_eq!(nodes.lines().count(), 1);
+        assert!(nodes.contains(" Ready "), "{nodes}");
+    }
+    let cluster_ip = |cluster: &Cluster<'_>| cluster.kubectl_ok(&["get", "service", "kubernetes", "-o", "jsonpath={.spec.clusterIP}"]);
+    assert_ne!(cluster_ip(&first), cluster_ip(&second), "each has a Service range of its own");
+    run(&mut first.pintle(&["reset", "--yes"]));
+    assert!(second.kubectl_ok(&["get", "--raw", "/readyz"]).contains("ok"));
+    second.reset();
+}
+
+#[test]
+fn up_again_is_no_error_and_down_twice_neither() {
+    let host = Host::new("again");
+    let cluster = Cluster::up(&host);
+    let again = cluster.start(&[]);
+    assert!(again.status.success() && show(&again).contains("runs already"), "{}", show(&again));
+    run(&mut cluster.pintle(&["down"]));
+    assert!(text(&mut cluster.pintle(&["down"])).contains("was not running"));
+    assert_eq!(cluster.pintle(&["status"]).output().unwrap().status.code(), Some(3));
+    assert!(cluster.start(&[]).status.success());
+    assert_eq!(cluster.pintle(&["status"]).output().unwrap().status.code(), Some(0));
+    cluster.reset();
+}
+
+#[test]
+fn everything_acknowledged_before_a_sigkill_is_there_after_it() {
+    let host = Host::new("kill");
+    let cluster = Cluster::up(&host);
+    for n in 0..20 {
+        cluster.kubectl_ok(&["create", "configmap", &format!("kept-{n}"), "--from-literal=a=b"]);
+    }
+    let pid = cluster.pid();
+    run(std::process::Command::new("kill").args(["-9", &pid.to_string()]));
+    eventually("the process is gone", || (!std::path::Path::new(&format!("/proc/{pid}")).exists()).then_some(()));
+    assert!(cluster.start(&[]).status.success());
+    let names = cluster.kubectl_ok(&["get", "configmaps", "-o", "name"]);
+    for n in 0..20 {
+        assert!(names.lines().any(|name| name == format!("configmap/kept-{n}")), "kept-{n} is lost");
+    }
+    cluster.reset();
+}
