@@ -151,6 +151,17 @@ pub fn of(resource: &Resource) -> &'static dyn Strategy {
     .unwrap_or(&generic::Generic)
 }
 
+/// The rules for writes to a subresource of `resource`; the empty one is the resource itself.
+pub fn of_subresource(resource: &Resource, subresource: &str) -> &'static dyn Strategy {
+    match (resource.group.as_str(), resource.kind.as_str(), subresource) {
+        ("", "Pod", "binding") => &core::pod::BINDING,
+        ("", "Pod", "ephemeralcontainers") => &core::pod::EPHEMERAL_CONTAINERS,
+        ("", "Pod", "resize") => &core::pod::RESIZE,
+        ("", "Namespace", "finalize") => &core::namespace::FINALIZE,
+        _ => of(resource),
+    }
+}
+
 mod apps;
 mod batch;
 mod core;

@@ -47,7 +47,7 @@ impl<'a> Write<'a> {
     }
 
     pub(super) fn strategy(&self) -> &'static dyn Strategy {
-        strategy::of(self.resource)
+        strategy::of_subresource(self.resource, self.subresource)
     }
 
     pub(super) fn attributes<'b>(

@@ -51,3 +51,8 @@ pub fn keep_metadata(new: &mut Object, old: &Value, fields: &[&str]) {
         }
     }
 }
+
+/// What a status update of newer kinds leaves alone in the metadata.
+// upstream: apimachinery pkg/apis/meta/v1, ResetObjectMetaForStatus
+pub const STATUS_METADATA: &[&str] =
+    &["deletionTimestamp", "generation", "selfLink", "labels", "annotations", "finalizers", "ownerReferences"];

@@ -58,7 +58,7 @@ static NETWORK_POLICY: Rules =
 
 static SERVICE_CIDR: Rules = Rules {
     status: Status::Own(|_| {}),
-    status_update: |new, old| generic::keep_metadata(new, old, STATUS_METADATA),
+    status_update: |new, old| generic::keep_metadata(new, old, generic::STATUS_METADATA),
     ..Rules::PLAIN
 };
 
@@ -107,7 +107,7 @@ static CSI_STORAGE_CAPACITY: Rules = Rules { unconditional_update: false, ..Rule
 
 static VOLUME_ATTACHMENT: Rules = Rules {
     status: Status::Own(|status| status.set("attached", false)),
-    status_update: |new, old| generic::keep_metadata(new, old, STATUS_METADATA),
+    status_update: |new, old| generic::keep_metadata(new, old, generic::STATUS_METADATA),
     unconditional_update: false,
     returns_deleted: true,
     ..Rules::PLAIN
@@ -147,7 +147,7 @@ static MUTATING_WEBHOOKS: Rules =
 
 static VALIDATING_POLICY: Rules = Rules {
     default: Some(admissionregistration::policy),
-    status_update: |new, old| generic::keep_metadata(new, old, STATUS_METADATA),
+    status_update: |new, old| generic::keep_metadata(new, old, generic::STATUS_METADATA),
     unconditional_update: false,
     ..Rules::WITH_STATUS
 };
@@ -162,8 +162,3 @@ static POLICY_BINDING: Rules = Rules {
 };
 
 static EVENT: Rules = Rules { create_on_update: true, garbage_collection: false, ..Rules::PLAIN };
-
-/// What a status update of newer kinds leaves alone in the metadata.
-// upstream: apimachinery pkg/apis/meta/v1, ResetObjectMetaForStatus
-const STATUS_METADATA: &[&str] =
-    &["deletionTimestamp", "generation", "selfLink", "labels", "annotations", "finalizers", "ownerReferences"];

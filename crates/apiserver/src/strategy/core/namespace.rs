@@ -20,6 +20,9 @@ pub(crate) static NAMESPACE: Rules = Rules {
     ..Rules::PLAIN
 };
 
+/// The rules of `finalize`, by which the namespace controller says that it has emptied a namespace.
+pub(crate) static FINALIZE: Rules = Rules { update: |_, _| {}, ..NAMESPACE };
+
 /// Every namespace waits for the namespace controller to empty it.
 fn add_finalizer(namespace: &mut Object) {
     let spec = namespace.child_or_new("spec");

@@ -3,7 +3,7 @@ use super::set_condition;
 use crate::defaults;
 use crate::strategy::{
     generic,
-    rules::{Rules, Status},
+    rules::{Generation, Rules, Status},
 };
 use crate::value::{Fill, Object, Read};
 use pintle_api::meta::now;
@@ -19,6 +19,55 @@ pub(crate) static POD: Rules = Rules {
     returns_deleted: true,
     ..Rules::WITH_STATUS
 };
+
+/// The rules of `binding`, which sets the node and the condition that says so.
+pub(crate) static BINDING: Rules =
+    Rules { generation: Generation::Spec, status: Status::AsSent, validate_update: |_, _| Vec::new(), ..POD };
+
+/// The rules of `ephemeralcontainers`: nothing else may change.
+pub(crate) static EPHEMERAL_CONTAINERS: Rules = Rules {
+    update: |new, old| {
+        let containers = new.field("spec").field("ephemeralContainers").clone();
+        only_spec(new, old);
+        if !containers.is_null() {
+            new.child_or_new("spec").set("ephemeralContainers", containers);
+        }
+    },
+    ..POD
+};
+
+/// The rules of `resize`: only resources and resize policies of containers may change.
+pub(crate) static RESIZE: Rules = Rules { update: only_resources, ..POD };
+
+/// Puts all back but the spec, and what the metadata of a subresource may carry.
+fn only_spec(new: &mut Object, old: &Value) {
+    generic::keep_metadata(new, old, generic::STATUS_METADATA);
+    new.set("spec", old.field("spec").clone());
+}
+
+fn only_resources(new: &mut Object, old: &Value) {
+    let sent = new.field("spec").clone();
+    let names = |spec: &Value, list: &str| spec.items(list).iter().map(|c| c.text("name").to_owned()).collect::<Vec<_>>();
+    let lists = ["containers", "initContainers"];
+    if lists.iter().any(|list| names(&sent, list) != names(old.field("spec"), list)) {
+        return;
+    }
+    only_spec(new, old);
+    let spec = new.child_or_new("spec");
+    if sent.has("resources") {
+        spec.set("resources", sent.field("resources").clone());
+    }
+    for list in lists {
+        for (container, sent) in spec.each(list).zip(sent.items(list)) {
+            for field in ["resources", "resizePolicy"] {
+                container.remove(field);
+                if sent.has(field) {
+                    container.set(field, sent.field(field).clone());
+                }
+            }
+        }
+    }
+}
 
 fn first_status(pod: &mut Object) {
     let class = qos::class(pod.field("spec"));
