@@ -47,7 +47,8 @@ fn only_spec(new: &mut Object, old: &Value) {
 
 fn only_resources(new: &mut Object, old: &Value) {
     let sent = new.field("spec").clone();
-    let names = |spec: &Value, list: &str| spec.items(list).iter().map(|c| c.text("name").to_owned()).collect::<Vec<_>>();
+    let names =
+        |spec: &Value, list: &str| spec.items(list).iter().map(|c| c.text("name").to_owned()).collect::<Vec<_>>();
     let lists = ["containers", "initContainers"];
     if lists.iter().any(|list| names(&sent, list) != names(old.field("spec"), list)) {
         return;
