@@ -2,6 +2,8 @@
 //! Start reading at [`run`]; each controller is a pure decision and a thin edge that applies it.
 pub mod claim;
 mod deployment;
+mod endpoints;
+mod endpointslice;
 pub mod error;
 pub mod expectations;
 pub mod hash;
@@ -10,7 +12,10 @@ pub mod pod_control;
 pub mod pods;
 mod replicaset;
 mod replicationcontroller;
+mod root_ca;
 pub mod selector;
+mod service_pods;
+mod serviceaccount;
 
 use ipnet::IpNet;
 use k8s_openapi::api::apps::v1::ReplicaSet;
@@ -59,6 +64,10 @@ pub async fn run(config: Config, clients: Clients, informers: Informers, stop: C
     start("deployment", Box::pin(deployment::run(cx.clone())), stop.clone());
     start("replicaset", Box::pin(replicaset::run::<ReplicaSet>(cx.clone())), stop.clone());
     start("replicationcontroller", Box::pin(replicaset::run::<ReplicationController>(cx.clone())), stop.clone());
+    start("endpointslice", Box::pin(endpointslice::run(cx.clone())), stop.clone());
+    start("endpoints", Box::pin(endpoints::run(cx.clone())), stop.clone());
+    start("serviceaccount", Box::pin(serviceaccount::run(cx.clone())), stop.clone());
+    start("root-ca-cert-publisher", Box::pin(root_ca::run(cx.clone())), stop.clone());
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "a controller ended by itself");
