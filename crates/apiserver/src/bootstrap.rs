@@ -19,6 +19,8 @@ pub mod service;
 pub use aggregate::keep_aggregated;
 
 const RBAC: &str = include_str!("bootstrap/rbac.jsonl");
+/// What Pintle's own add-ons need; upstream's installers bring the like.
+const OWN: &str = include_str!("bootstrap/own.jsonl");
 
 /// Makes and completes the objects that every cluster has, in one transaction.
 pub async fn reconcile(registry: &Registry) -> Result<(), ApiError> {
@@ -74,6 +76,7 @@ fn defaults(registry: &Registry) -> Result<Vec<(Arc<Resource>, Value)>, ApiError
     objects.push((priority_classes, priority_class("system-node-critical", 2_000_001_000, node)));
     let mut policy: Vec<Value> = RBAC
         .lines()
+        .chain(OWN.lines())
         .map(serde_json::from_str)
         .collect::<Result<_, _>>()
         .map_err(|error| ApiError::internal(format_args!("the built-in policy cannot be read: {error}")))?;
