@@ -1,0 +1,7 @@
+//! Images: references, the store of unpacked layers, archives to load, packing. Start at [`store::ImageStore`].
+pub mod archive;
+pub mod digest;
+pub mod layer;
+pub mod pack;
+pub mod reference;
+pub mod store;

@@ -1,0 +1,66 @@
+//! The runtime on a real machine: needs root and a static busybox (Debian: `busybox-static`).
+//!
+//! The test binary is its own shim, as the `pintle` binary is. Words on the command line choose tests by name.
+#[path = "node/support.rs"]
+mod support;
+
+#[path = "node/lifecycle.rs"]
+mod lifecycle;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::process::ExitCode;
+
+use support::Node;
+
+type Test = fn(Node) -> Pin<Box<dyn Future<Output = ()>>>;
+
+macro_rules! tests {
+    ($($module:ident :: $name:ident),* $(,)?) => {
+        &[$((concat!(stringify!($module), "::", stringify!($name)), |node| Box::pin($module::$name(node)))),*]
+    };
+}
+
+const TESTS: &[(&str, Test)] = tests![
+    lifecycle::a_container_runs_logs_and_tells_its_exit_code,
+    lifecycle::a_missing_program_is_a_start_error,
+    lifecycle::stop_asks_then_kills,
+    lifecycle::exec_sync_returns_output_and_code,
+    lifecycle::exec_sync_is_killed_at_its_timeout,
+    lifecycle::the_pod_shares_its_namespaces,
+    lifecycle::user_capabilities_and_limits_are_set,
+    lifecycle::a_shared_pid_namespace_is_reaped,
+    lifecycle::out_of_memory_is_told,
+    lifecycle::containers_outlive_the_runtime,
+    lifecycle::a_killed_shim_ends_its_pod,
+];
+
+fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_some_and(|word| word == "shim") {
+        return pintle_runtime::shim::main(args);
+    }
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: the runtime's node tests need root");
+        return ExitCode::SUCCESS;
+    }
+    if !std::path::Path::new(support::BUSYBOX).exists() {
+        eprintln!("{} is missing: apt-get install busybox-static", support::BUSYBOX);
+        return ExitCode::FAILURE;
+    }
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let mut failed = 0;
+    for (name, test) in TESTS {
+        if !words.is_empty() && !words.iter().any(|word| name.contains(word)) {
+            continue;
+        }
+        let result = std::panic::catch_unwind(|| {
+            let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+            tokio.block_on(async { test(Node::new().await).await });
+        });
+        support::clean_up();
+        println!("test {name} ... {}", if result.is_ok() { "ok" } else { "FAILED" });
+        failed += u32::from(result.is_err());
+    }
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
