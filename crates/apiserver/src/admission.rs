@@ -1,4 +1,16 @@
 //! Admission: the last word before an authorized write is stored. Start at [`Admission`].
+mod chain;
+mod default_class;
+mod namespace_lifecycle;
+mod node_taint;
+mod object_in_use;
+mod pod_tolerations;
+mod priority;
+mod runtime_class;
+mod service_account;
+
+pub use chain::ClusterAdmission;
+
 use crate::context::RequestContext;
 use crate::registry::Registry;
 use async_trait::async_trait;

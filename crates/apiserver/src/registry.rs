@@ -4,7 +4,7 @@
 //! touches the store.
 mod create;
 mod delete;
-mod metadata;
+pub(crate) mod metadata;
 mod read;
 mod update;
 mod write;

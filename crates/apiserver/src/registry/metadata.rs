@@ -71,7 +71,7 @@ pub(super) fn dedup_owner_references(object: &mut Value) -> Vec<String> {
 }
 
 /// A name as upstream generates it: `base`, cut to 58 bytes, and five random characters.
-pub(super) fn generate_name(base: &str) -> String {
+pub(crate) fn generate_name(base: &str) -> String {
     const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     let mut cut = base.len().min(58);
     while !base.is_char_boundary(cut) {

@@ -1,0 +1,88 @@
+//! The built-in plugins in upstream's order. Start at [`ClusterAdmission`].
+use super::{Admission, Attributes, Operation};
+use super::{
+    default_class, namespace_lifecycle, node_taint, object_in_use, pod_tolerations, priority, runtime_class,
+    service_account,
+};
+use crate::registry::Registry;
+use async_trait::async_trait;
+use pintle_api::status::ApiError;
+use serde_json::Value;
+
+/// What a Pintle API server admits by.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ClusterAdmission;
+
+#[async_trait]
+impl Admission for ClusterAdmission {
+    async fn admit(
+        &self,
+        attributes: &Attributes<'_>,
+        object: Option<&mut Value>,
+        registry: &Registry,
+    ) -> Result<(), ApiError> {
+        let (group, resource) = (attributes.resource.group.as_str(), attributes.resource.plural.as_str());
+        namespace_lifecycle::admit(attributes, object.as_deref(), registry).await?;
+        let Some(object) = object else { return Ok(()) };
+        let whole = attributes.subresource.is_empty();
+        let create = attributes.operation == Operation::Create;
+        match (group, resource) {
+            ("", "pods") if whole => {
+                if create {
+                    service_account::admit(attributes, object, registry).await?;
+                }
+                priority::admit(attributes, object, registry).await?;
+                pod_tolerations::admit(object);
+                if create {
+                    runtime_class::admit(attributes, object, registry).await?;
+                }
+            }
+            ("", "nodes") if whole && create => node_taint::admit(object),
+            ("", "persistentvolumeclaims") if whole && create => {
+                default_class::admit_claim(object, registry).await?;
+                object_in_use::protect(object, "kubernetes.io/pvc-protection");
+            }
+            ("", "persistentvolumes") if whole && create => {
+                object_in_use::protect(object, "kubernetes.io/pv-protection");
+            }
+            ("storage.k8s.io", "volumeattributesclasses") if whole && create => {
+                object_in_use::protect(object, "kubernetes.io/vac-protection");
+            }
+            ("networking.k8s.io", "ingresses") if whole && create => {
+                default_class::admit_ingress(attributes, object, registry).await?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    async fn validate(
+        &self,
+        attributes: &Attributes<'_>,
+        object: Option<&Value>,
+        registry: &Registry,
+    ) -> Result<(), ApiError> {
+        let Some(object) = object else { return Ok(()) };
+        let whole = attributes.subresource.is_empty();
+        match (attributes.resource.group.as_str(), attributes.resource.plural.as_str()) {
+            ("", "pods") if whole && attributes.operation == Operation::Create => {
+                service_account::validate(attributes, object, registry).await?;
+                runtime_class::validate(attributes, object, registry).await
+            }
+            ("scheduling.k8s.io", "priorityclasses") if whole => {
+                priority::validate_class(attributes, object, registry).await
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Attributes<'_> {
+    /// The error of a plugin that refuses `object`.
+    pub(crate) fn refuse(&self, object: &Value, why: impl std::fmt::Display) -> ApiError {
+        use pintle_api::meta::ObjectExt;
+        let given = [object.name(), self.name, object.generate_name()];
+        let name = given.into_iter().find(|name| !name.is_empty()).unwrap_or("Unknown/errorGettingName");
+        ApiError::forbidden(self.resource.group_resource(), name, why)
+    }
+}
