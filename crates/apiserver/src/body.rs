@@ -56,9 +56,10 @@ impl Body {
         Body(Kind::Stream(Box::pin(body)))
     }
 
-    /// `head`, `parts` separated by commas, `tail`: joined in chunks while they are sent, never all at once.
-    pub fn joined(head: Vec<u8>, parts: Vec<Bytes>, tail: &'static str) -> Self {
-        Body(Kind::Joined(Joined { head, parts: parts.into_iter(), first: true, tail: Some(tail) }))
+    /// `head`, `parts` each after `opening` and separated by commas, `tail`: joined in chunks while they are sent, never
+    /// all at once.
+    pub fn joined(head: Vec<u8>, opening: &'static str, parts: Vec<Bytes>, tail: &'static str) -> Self {
+        Body(Kind::Joined(Joined { head, opening, parts: parts.into_iter(), first: true, tail: Some(tail) }))
     }
 
     /// The length, where it is known before anything is sent.
@@ -73,7 +74,10 @@ impl Body {
     /// The same content, compressed as `Content-Encoding: gzip` says; streams stay as they are.
     pub fn gzip(self) -> Self {
         let joined = match self.0 {
-            Kind::Full(bytes) => Joined { head: Vec::new(), parts: vec![bytes].into_iter(), first: true, tail: None },
+            Kind::Full(bytes) => {
+                let parts = vec![bytes].into_iter();
+                Joined { head: Vec::new(), opening: "", parts, first: true, tail: None }
+            }
             Kind::Joined(joined) => joined,
             other => return Body(other),
         };
@@ -140,6 +144,7 @@ impl http_body::Body for Body {
 
 struct Joined {
     head: Vec<u8>,
+    opening: &'static str,
     parts: std::vec::IntoIter<Bytes>,
     first: bool,
     tail: Option<&'static str>,
@@ -149,7 +154,9 @@ impl Joined {
     fn length(&self) -> usize {
         let parts = self.parts.as_slice();
         let commas = if self.first { parts.len().saturating_sub(1) } else { parts.len() };
-        self.head.len() + parts.iter().map(Bytes::len).sum::<usize>() + commas + self.tail.map_or(0, str::len)
+        let openings = parts.len() * self.opening.len();
+        let content: usize = parts.iter().map(Bytes::len).sum();
+        self.head.len() + openings + content + commas + self.tail.map_or(0, str::len)
     }
 
     fn next_chunk(&mut self) -> Option<Bytes> {
@@ -163,6 +170,7 @@ impl Joined {
             if !std::mem::take(&mut self.first) {
                 chunk.extend_from_slice(b",");
             }
+            chunk.extend_from_slice(self.opening.as_bytes());
             chunk.extend_from_slice(&part);
         }
         Some(chunk.freeze()).filter(|chunk| !chunk.is_empty())
@@ -200,8 +208,8 @@ mod tests {
     }
 
     fn list(items: usize) -> Body {
-        let parts = (0..items).map(|i| Bytes::from(format!("{{\"i\":{i},\"pad\":\"{}\"}}", "x".repeat(100)))).collect();
-        Body::joined(b"{\"items\":[".to_vec(), parts, "]}")
+        let parts = (0..items).map(|i| Bytes::from(format!("\"i\":{i},\"pad\":\"{}\"}}", "x".repeat(100)))).collect();
+        Body::joined(b"{\"items\":[".to_vec(), "{", parts, "]}")
     }
 
     #[tokio::test]

@@ -1,7 +1,8 @@
-//! The API server: HTTP, authentication, authorization, admission and the generic registry. Start at [`registry::Registry`].
+//! The API server: HTTP, authentication, authorization, admission and the generic registry. Start at [`ApiServer`].
 //!
 //! | module | what it is for |
 //! |---|---|
+//! | [`ApiServer`], [`listener`] | the request pipeline, in process and over TLS |
 //! | [`request_info`], [`query`], [`context`] | what a request asks for, and who asks |
 //! | [`authn`], [`authz`], [`admission`] | the three gates before a write |
 //! | [`registry`], [`watch_cache`], [`encode`] | reading, writing and watching objects of every kind |
@@ -13,16 +14,28 @@ pub mod authn;
 pub mod authz;
 pub mod body;
 pub mod bootstrap;
+pub mod codec;
 pub mod context;
 pub mod defaults;
+mod discovery;
 pub mod encode;
 pub mod follow;
-pub mod names;
+pub mod in_process;
+pub mod list_options;
+pub mod listener;
+mod metrics;
+pub mod negotiate;
+pub mod patch;
 pub mod query;
 pub mod registry;
 pub mod request_info;
+pub mod respond;
+pub mod selection;
+mod server;
 pub mod special;
 pub mod strategy;
 pub mod validation;
 pub mod value;
 pub mod watch_cache;
+
+pub use server::{ApiServer, Parts};

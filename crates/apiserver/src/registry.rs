@@ -93,7 +93,7 @@ pub fn collection_prefix(resource: &Resource, namespace: &str) -> Vec<u8> {
 }
 
 /// The first key after all that begin with `prefix`, which ends in `/`.
-fn prefix_end(prefix: &[u8]) -> Vec<u8> {
+pub(crate) fn prefix_end(prefix: &[u8]) -> Vec<u8> {
     let mut end = prefix.to_vec();
     if let Some(last) = end.last_mut() {
         *last += 1;

@@ -16,7 +16,7 @@ pub struct SpecialRequest {
     pub cx: RequestContext,
     /// Method, URI, headers; for streams also `hyper::upgrade::OnUpgrade` among the extensions.
     pub parts: http::request::Parts,
-    /// The body as it arrives. `codec::read_object` reads it as an object in any supported encoding.
+    /// The body as it arrives. [`crate::codec::read_object`] reads it as an object in any supported encoding.
     pub body: RequestBody,
 }
 
@@ -41,25 +41,39 @@ pub trait SpecialRest: Send + Sync + 'static {
     }
 }
 
-/// The special endpoints by API group, resource and subresource (empty: the resource itself).
+/// The special endpoints: by API group, resource and subresource (empty: the resource itself), and by path.
 #[derive(Clone, Default)]
-pub struct Specials(HashMap<(String, String, String), Arc<dyn SpecialRest>>);
+pub struct Specials {
+    resources: HashMap<(String, String, String), Arc<dyn SpecialRest>>,
+    paths: HashMap<String, Arc<dyn SpecialRest>>,
+}
 
 impl Specials {
     /// Lets `rest` answer for `resource` (and its `subresource`) of `group`, in all versions.
     pub fn register(&mut self, group: &str, resource: &str, subresource: &str, rest: Arc<dyn SpecialRest>) {
-        self.0.insert((group.into(), resource.into(), subresource.into()), rest);
+        self.resources.insert((group.into(), resource.into(), subresource.into()), rest);
+    }
+
+    /// Lets `rest` answer for a path that is no resource (`/openid/v1/jwks`), and for those below it if it ends in `/`.
+    pub fn register_path(&mut self, path: &str, rest: Arc<dyn SpecialRest>) {
+        self.paths.insert(path.to_owned(), rest);
+    }
+
+    /// Who answers for `path`.
+    pub fn find_path(&self, path: &str) -> Option<&Arc<dyn SpecialRest>> {
+        let below = || self.paths.iter().find(|(known, _)| known.ends_with('/') && path.starts_with(known.as_str()));
+        self.paths.get(path).or_else(|| below().map(|(_, rest)| rest))
     }
 
     /// Who answers `verb` on `resource` and `subresource` of `group`.
     pub fn find(&self, group: &str, resource: &str, subresource: &str, verb: &str) -> Option<&Arc<dyn SpecialRest>> {
         let key = (group.to_owned(), resource.to_owned(), subresource.to_owned());
-        self.0.get(&key).filter(|rest| rest.handles(verb))
+        self.resources.get(&key).filter(|rest| rest.handles(verb))
     }
 }
 
 impl std::fmt::Debug for Specials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
+        f.debug_set().entries(self.resources.keys()).entries(self.paths.keys()).finish()
     }
 }

@@ -87,7 +87,7 @@ pub trait Strategy: Send + Sync + 'static {
 
     /// What is wrong with `name`, with upstream's texts; names that are a DNS subdomain by default.
     fn validate_name(&self, name: &str) -> Vec<String> {
-        crate::names::is_dns1123_subdomain(name)
+        pintle_api::names::dns1123_subdomain(name)
     }
 
     /// Whether `metadata.generation` counts the changes of all but metadata and status.

@@ -1,11 +1,13 @@
 //! The recent changes of every resource, shared by all watchers: one store watch fills one bounded ring per resource, and
 //! each change is encoded once per wire form, however many watch it. Start at [`WatchCache`].
+use crate::selection::project;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use pintle_store::{Error, Revision, Store};
+use serde_json::Value;
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 use tokio_util::sync::CancellationToken;
@@ -43,7 +45,7 @@ impl EventType {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameForm {
     /// A number of the caller's choice for encoding and served version.
-    pub form: u32,
+    pub form: u64,
     /// The type that the frame tells.
     pub event: EventType,
 }
@@ -60,9 +62,16 @@ pub struct Change {
     /// The object before the change, none if it is new.
     pub previous: Option<Bytes>,
     frames: Mutex<Vec<(FrameForm, Bytes)>>,
+    projections: OnceLock<(Option<Value>, Option<Value>)>,
 }
 
 impl Change {
+    /// What selectors look at, of the object before and after the change.
+    pub fn projections(&self, kind: &str) -> &(Option<Value>, Option<Value>) {
+        let of = |stored: &Option<Bytes>| stored.as_ref().map(|stored| project(kind, stored));
+        self.projections.get_or_init(|| (of(&self.previous), of(&self.current)))
+    }
+
     /// The frame of `form`, made by `make` when it is first asked for.
     pub fn frame(&self, form: FrameForm, make: impl FnOnce() -> Bytes) -> Bytes {
         let mut frames = self.frames.lock();
@@ -162,6 +171,7 @@ impl Ring {
 pub struct WatchCache {
     rings: RwLock<HashMap<Box<[u8]>, Arc<Ring>>>,
     progress: AtomicU64,
+    progressed: Notify,
 }
 
 impl std::fmt::Debug for WatchCache {
@@ -174,7 +184,11 @@ impl WatchCache {
     /// Follows `store` until `stop`.
     pub fn start(store: Arc<dyn Store>, stop: CancellationToken) -> Arc<Self> {
         let progress = store.revision();
-        let cache = Arc::new(WatchCache { rings: RwLock::default(), progress: AtomicU64::new(progress) });
+        let cache = Arc::new(WatchCache {
+            rings: RwLock::default(),
+            progress: AtomicU64::new(progress),
+            progressed: Notify::new(),
+        });
         let follower = cache.clone();
         tokio::spawn(async move {
             tokio::select! { () = follower.follow(&*store) => {}, () = stop.cancelled() => {} }
@@ -194,6 +208,17 @@ impl WatchCache {
     /// All changes up to this revision are in the rings.
     pub fn progress(&self) -> Revision {
         self.progress.load(Ordering::Acquire)
+    }
+
+    /// Completes when all changes up to `revision` are in the rings.
+    pub async fn reached(&self, revision: Revision) {
+        loop {
+            let progressed = self.progressed.notified();
+            if self.progress() >= revision {
+                return;
+            }
+            progressed.await;
+        }
     }
 
     async fn follow(&self, store: &dyn Store) {
@@ -237,12 +262,14 @@ impl WatchCache {
                 current: event.current.map(|kv| kv.value),
                 previous: event.previous.map(|kv| kv.value),
                 frames: Mutex::default(),
+                projections: OnceLock::new(),
             });
             if !touched.iter().any(|known| Arc::ptr_eq(known, &ring)) {
                 touched.push(ring);
             }
         }
         self.progress.store(newest, Ordering::Release);
+        self.progressed.notify_waiters();
         for ring in touched {
             ring.changed.notify_waiters();
         }
@@ -262,7 +289,8 @@ mod tests {
 
     fn change(revision: Revision) -> Change {
         let object = Some(Bytes::from(vec![b'x'; 1 << 20]));
-        Change { key: Bytes::new(), revision, current: object, previous: None, frames: Mutex::default() }
+        let (frames, projections) = <_>::default();
+        Change { key: Bytes::new(), revision, current: object, previous: None, frames, projections }
     }
 
     #[test]

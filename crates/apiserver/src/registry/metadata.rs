@@ -1,8 +1,8 @@
 //! `metadata`: what the server sets, what it keeps from a client's hands, and what it refuses.
-use crate::names;
 use crate::strategy::Strategy;
 use pintle_api::field::{FieldError, Path};
 use pintle_api::meta::{self, ObjectExt};
+use pintle_api::names;
 use pintle_api::scheme::Resource;
 use pintle_api::status::ApiError;
 use serde_json::Value;
@@ -107,7 +107,11 @@ pub(super) fn validate(resource: &Resource, strategy: &dyn Strategy, object: &Va
     let (base, name, namespace) = (object.generate_name(), object.name(), object.namespace());
     if !base.is_empty() {
         let path = METADATA.child("generateName");
-        let wrong = strategy.validate_name(&names::mask_trailing_dash(base));
+        let masked = match base.strip_suffix('-') {
+            Some(stem) if !stem.is_empty() => format!("{stem}a"),
+            _ => base.to_owned(),
+        };
+        let wrong = strategy.validate_name(&masked);
         errors.extend(wrong.into_iter().map(|text| FieldError::invalid(&path, base, text)));
     }
     let path = METADATA.child("name");
@@ -121,7 +125,7 @@ pub(super) fn validate(resource: &Resource, strategy: &dyn Strategy, object: &Va
     match (resource.namespaced, namespace.is_empty()) {
         (true, true) => errors.push(FieldError::required(&path, "")),
         (true, false) => {
-            let wrong = names::is_dns1123_label(namespace);
+            let wrong = names::dns1123_label(namespace);
             errors.extend(wrong.into_iter().map(|text| FieldError::invalid(&path, namespace, text)));
         }
         (false, false) => errors.push(FieldError::forbidden(&path, "not allowed on this type")),
@@ -135,7 +139,7 @@ pub(super) fn validate(resource: &Resource, strategy: &dyn Strategy, object: &Va
     let path = METADATA.child("finalizers");
     let mut markers = (false, false);
     for finalizer in object.finalizers() {
-        let wrong = names::is_qualified_name(finalizer);
+        let wrong = names::qualified_name(finalizer);
         errors.extend(wrong.into_iter().map(|text| FieldError::invalid(&path, finalizer, text)));
         markers = (markers.0 || finalizer == ORPHAN_DEPENDENTS, markers.1 || finalizer == FOREGROUND_DELETION);
     }
@@ -180,14 +184,14 @@ fn validate_common(object: &Value, errors: &mut Vec<FieldError>) {
     let path = METADATA.child("labels");
     for (key, value) in object.labels().into_iter().flatten() {
         let value = value.as_str().unwrap_or_default();
-        errors.extend(names::is_qualified_name(key).into_iter().map(|e| FieldError::invalid(&path, key.as_str(), e)));
-        errors.extend(names::is_label_value(value).into_iter().map(|e| FieldError::invalid(&path, value, e)));
+        errors.extend(names::qualified_name(key).into_iter().map(|e| FieldError::invalid(&path, key.as_str(), e)));
+        errors.extend(names::label_value(value).into_iter().map(|e| FieldError::invalid(&path, value, e)));
     }
     let path = METADATA.child("annotations");
     let mut total = 0;
     for (key, value) in object.annotations().into_iter().flatten() {
         total += key.len() + value.as_str().map_or(0, str::len);
-        let wrong = names::is_qualified_name(&key.to_lowercase());
+        let wrong = names::qualified_name(&key.to_lowercase());
         errors.extend(wrong.into_iter().map(|text| FieldError::invalid(&path, key.as_str(), text)));
     }
     if total > TOTAL_ANNOTATION_BYTES {

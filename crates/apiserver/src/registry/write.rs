@@ -129,7 +129,9 @@ impl Registry {
     ) -> Result<Committed, ApiError> {
         let encoded = encode_for_storage(write.resource, &object);
         let (bytes, revision) = if write.dry_run {
-            (encoded.bytes.clone(), old.map(|kv| kv.mod_revision))
+            let revision = old.map(|kv| kv.mod_revision);
+            object.set_meta_str("resourceVersion", "");
+            (revision.map_or_else(|| object.to_string().into(), |revision| encoded.stamped(revision)), revision)
         } else {
             let put = Op::Put { key: key.clone().into(), value: encoded.bytes.clone(), stamp: Some(encoded.stamp) };
             match self.transact(key, old.map_or(0, |kv| kv.mod_revision), put, side).await? {

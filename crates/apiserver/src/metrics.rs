@@ -1,0 +1,173 @@
+//! What the server counts, in Prometheus' text form with upstream's names.
+use crate::request_info::RequestInfo;
+use http::StatusCode;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+/// upstream: the buckets of apiserver_request_duration_seconds.
+const BUCKETS: [f64; 22] = [
+    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0,
+    60.0,
+];
+
+/// Labels of a request, without its code.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Labels {
+    group: String,
+    version: String,
+    resource: String,
+    subresource: String,
+    scope: &'static str,
+    verb: String,
+}
+
+#[derive(Default)]
+struct Observed {
+    by_code: BTreeMap<u16, u64>,
+    buckets: [u64; BUCKETS.len()],
+    count: u64,
+    seconds: f64,
+}
+
+#[derive(Default)]
+struct Counters {
+    requests: Mutex<BTreeMap<Labels, Observed>>,
+    reading: AtomicI64,
+    writing: AtomicI64,
+    long_running: AtomicI64,
+}
+
+/// The server's counters; clones share them.
+#[derive(Clone, Default)]
+pub struct Metrics(Arc<Counters>);
+
+/// A request under way; counts it when it ends, or when it is dropped because the client went away.
+pub struct Record {
+    metrics: Metrics,
+    labels: Option<Labels>,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Reading,
+    Writing,
+    LongRunning,
+}
+
+impl Metrics {
+    /// Counts a request that begins.
+    pub fn begin(&self, info: &RequestInfo) -> Record {
+        let kind = match info.verb {
+            _ if info.is_long_running() => Kind::LongRunning,
+            "get" | "list" | "head" | "options" => Kind::Reading,
+            _ => Kind::Writing,
+        };
+        let labels = info.is_resource_request.then(|| Labels {
+            group: info.api_group.clone(),
+            version: info.api_version.clone(),
+            resource: info.resource.clone(),
+            subresource: info.subresource.clone(),
+            scope: match (info.name.is_empty(), info.namespace.is_empty()) {
+                (false, _) => "resource",
+                (true, false) => "namespace",
+                (true, true) => "cluster",
+            },
+            verb: match info.verb {
+                "create" => "POST".into(),
+                "update" => "PUT".into(),
+                verb => verb.to_uppercase(),
+            },
+        });
+        self.gauge(kind).fetch_add(1, Ordering::Relaxed);
+        Record { metrics: self.clone(), labels, kind }
+    }
+
+    fn gauge(&self, kind: Kind) -> &AtomicI64 {
+        match kind {
+            Kind::Reading => &self.0.reading,
+            Kind::Writing => &self.0.writing,
+            Kind::LongRunning => &self.0.long_running,
+        }
+    }
+
+    /// All metrics in text form.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        self.write(&mut out).expect("writing into a string");
+        out
+    }
+
+    fn write(&self, out: &mut String) -> std::fmt::Result {
+        let requests = self.0.requests.lock();
+        writeln!(
+            out,
+            "# HELP apiserver_request_total [STABLE] Counter of apiserver requests by verb, resource, scope and code."
+        )?;
+        writeln!(out, "# TYPE apiserver_request_total counter")?;
+        for (labels, observed) in requests.iter() {
+            for (code, count) in &observed.by_code {
+                writeln!(out, "apiserver_request_total{{code=\"{code}\",dry_run=\"\",{}}} {count}", labels.text())?;
+            }
+        }
+        writeln!(
+            out,
+            "# HELP apiserver_request_duration_seconds [STABLE] Response latency in seconds by verb, resource and scope."
+        )?;
+        writeln!(out, "# TYPE apiserver_request_duration_seconds histogram")?;
+        for (labels, observed) in requests.iter() {
+            let name = "apiserver_request_duration_seconds";
+            let labels = labels.text();
+            for (bound, count) in BUCKETS.iter().zip(observed.buckets) {
+                writeln!(out, "{name}_bucket{{dry_run=\"\",{labels},le=\"{bound}\"}} {count}")?;
+            }
+            writeln!(out, "{name}_bucket{{dry_run=\"\",{labels},le=\"+Inf\"}} {}", observed.count)?;
+            writeln!(out, "{name}_sum{{dry_run=\"\",{labels}}} {}", observed.seconds)?;
+            writeln!(out, "{name}_count{{dry_run=\"\",{labels}}} {}", observed.count)?;
+        }
+        writeln!(out, "# HELP apiserver_current_inflight_requests [STABLE] Requests under way, by kind.")?;
+        writeln!(out, "# TYPE apiserver_current_inflight_requests gauge")?;
+        for (kind, gauge) in [("mutating", &self.0.writing), ("readOnly", &self.0.reading)] {
+            let count = gauge.load(Ordering::Relaxed);
+            writeln!(out, "apiserver_current_inflight_requests{{request_kind=\"{kind}\"}} {count}")?;
+        }
+        writeln!(out, "# HELP apiserver_longrunning_requests [STABLE] Watches and streams under way.")?;
+        writeln!(out, "# TYPE apiserver_longrunning_requests gauge")?;
+        writeln!(out, "apiserver_longrunning_requests {}", self.0.long_running.load(Ordering::Relaxed))
+    }
+}
+
+impl Labels {
+    fn text(&self) -> String {
+        format!(
+            "group=\"{}\",resource=\"{}\",scope=\"{}\",subresource=\"{}\",verb=\"{}\",version=\"{}\"",
+            self.group, self.resource, self.scope, self.subresource, self.verb, self.version
+        )
+    }
+}
+
+impl Record {
+    /// Counts the answer.
+    pub fn end(mut self, status: StatusCode, took: Duration) {
+        // Paths that lead nowhere must not fill the table.
+        let Some(labels) = self.labels.take().filter(|_| status != StatusCode::NOT_FOUND) else { return };
+        let mut requests = self.metrics.0.requests.lock();
+        let observed = requests.entry(labels).or_default();
+        *observed.by_code.entry(status.as_u16()).or_default() += 1;
+        observed.count += 1;
+        observed.seconds += took.as_secs_f64();
+        for (bound, count) in BUCKETS.iter().zip(&mut observed.buckets) {
+            *count += u64::from(took.as_secs_f64() <= *bound);
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.metrics.gauge(self.kind).fetch_sub(1, Ordering::Relaxed);
+    }
+}

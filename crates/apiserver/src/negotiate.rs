@@ -1,0 +1,147 @@
+//! Which encoding a client wants its answer in. Start at [`Negotiation::of`].
+use crate::query::Query;
+use http::HeaderMap;
+use http::header::{ACCEPT, ACCEPT_ENCODING, USER_AGENT};
+use pintle_api::status::ApiError;
+
+/// JSON.
+pub const JSON: &str = "application/json";
+/// YAML.
+pub const YAML: &str = "application/yaml";
+/// What the server can decode and encode, as its refusals list it.
+pub const ACCEPTED: [&str; 2] = [JSON, YAML];
+
+/// A wire encoding.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Encoding {
+    /// JSON.
+    #[default]
+    Json,
+    /// YAML.
+    Yaml,
+}
+
+/// What is shown of an object.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum View {
+    /// All of it.
+    #[default]
+    Whole,
+    /// A `Table` with a row for each object.
+    Table,
+    /// `PartialObjectMetadata`, or a list of it.
+    Metadata,
+}
+
+/// How an answer is to be written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Negotiation {
+    /// The encoding.
+    pub encoding: Encoding,
+    /// What is shown.
+    pub view: View,
+    /// Whether JSON is indented.
+    pub pretty: bool,
+    /// Whether large answers may be compressed.
+    pub gzip: bool,
+}
+
+impl Negotiation {
+    /// What the headers and the `pretty` parameter ask for; 406 if nothing that is accepted can be given.
+    pub fn of(headers: &HeaderMap, query: &Query) -> Result<Self, ApiError> {
+        let gzip = header(headers, ACCEPT_ENCODING.as_str()).split(',').any(|coding| {
+            let mut parts = coding.split(';').map(str::trim);
+            parts.next() == Some("gzip") && !parts.any(|parameter| parameter == "q=0")
+        });
+        let pretty = match query.get("pretty") {
+            Some(_) => query.flag("pretty"),
+            None => {
+                let agent = header(headers, USER_AGENT.as_str());
+                ["curl", "Wget", "Mozilla/5.0"].iter().any(|browser| agent.starts_with(browser))
+            }
+        };
+        let accept = header(headers, ACCEPT.as_str());
+        let (encoding, view) = if accept.is_empty() { <_>::default() } else { choose(accept)? };
+        Ok(Negotiation { encoding, view, pretty, gzip })
+    }
+
+    /// The media type of the answer.
+    pub fn content_type(&self) -> &'static str {
+        match self.encoding {
+            Encoding::Json => JSON,
+            Encoding::Yaml => YAML,
+        }
+    }
+}
+
+/// A header's text, empty if it is missing or not ASCII.
+pub fn header<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+fn choose(accept: &str) -> Result<(Encoding, View), ApiError> {
+    let mut clauses: Vec<(u32, &str)> = accept.split(',').map(|clause| (quality(clause), clause.trim())).collect();
+    clauses.sort_by_key(|(quality, _)| std::cmp::Reverse(*quality));
+    clauses.iter().find_map(|(_, clause)| read_clause(clause)).ok_or_else(|| ApiError::not_acceptable(&ACCEPTED))
+}
+
+/// The `q` of a clause in thousandths.
+fn quality(clause: &str) -> u32 {
+    let given = clause.split(';').skip(1).find_map(|parameter| parameter.trim().strip_prefix("q="));
+    given.and_then(|q| q.trim().parse::<f32>().ok()).map_or(1000, |q| (q.clamp(0.0, 1.0) * 1000.0) as u32)
+}
+
+fn read_clause(clause: &str) -> Option<(Encoding, View)> {
+    let mut parts = clause.split(';').map(str::trim);
+    let encoding = match parts.next()? {
+        "*/*" | "application/*" | JSON => Encoding::Json,
+        YAML => Encoding::Yaml,
+        _ => return None,
+    };
+    let (mut kind, mut version, mut group) = ("", "", "");
+    for (key, value) in parts.filter_map(|parameter| parameter.split_once('=')) {
+        match key {
+            "as" => kind = value,
+            "v" => version = value,
+            "g" => group = value,
+            _ => {}
+        }
+    }
+    let known = group == "meta.k8s.io" && matches!(version, "v1" | "v1beta1");
+    let view = match kind {
+        "" => View::Whole,
+        "Table" if known => View::Table,
+        "PartialObjectMetadata" | "PartialObjectMetadataList" if known => View::Metadata,
+        // Discovery documents have their own `as`.
+        "APIGroupDiscoveryList" => View::Whole,
+        _ => return None,
+    };
+    Some((encoding, view))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn of(accept: &'static str) -> Result<(Encoding, View), u16> {
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, HeaderValue::from_static(accept));
+        let n = Negotiation::of(&headers, &Query::default()).map_err(|error| error.code)?;
+        Ok((n.encoding, n.view))
+    }
+
+    #[test]
+    fn the_best_supported_clause_wins() {
+        let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,\
+                       application/json";
+        assert_eq!(of(kubectl), Ok((Encoding::Json, View::Table)));
+        assert_eq!(of("application/vnd.kubernetes.protobuf,application/json"), Ok((Encoding::Json, View::Whole)));
+        assert_eq!(of("text/html,application/yaml;q=0.9,*/*;q=0.8"), Ok((Encoding::Yaml, View::Whole)));
+        assert_eq!(
+            of("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"),
+            Ok((Encoding::Json, View::Metadata))
+        );
+        assert_eq!(of("text/html"), Err(406));
+    }
+}

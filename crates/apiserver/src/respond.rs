@@ -1,0 +1,231 @@
+//! Writing answers: one place decides headers, encodings and views. Start at [`object`], [`list`] and [`error`].
+use crate::body::Body;
+use crate::codec::encode_object;
+use crate::encode::without_type;
+use crate::negotiate::{Encoding, Negotiation, View};
+use crate::registry::Registry;
+use bytes::Bytes;
+use http::header::{
+    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER, VARY, WARNING,
+};
+use http::{Response, StatusCode};
+use pintle_api::meta::ObjectExt;
+use pintle_api::scheme::Resource;
+use pintle_api::status::ApiError;
+use pintle_store::Revision;
+use serde_json::{Value, json};
+
+/// Smaller answers are not worth compressing. upstream: defaultGzipThresholdBytes.
+const GZIP_THRESHOLD: usize = 128 << 10;
+
+/// An object as it is to be shown.
+#[derive(Clone, Copy, Debug)]
+pub enum Shown<'a> {
+    /// The encoding in which it is stored, for resources whose served version is the stored one.
+    Stored(&'a Bytes),
+    /// A value.
+    Value(&'a Value),
+}
+
+/// A response with `body`.
+pub fn raw(status: StatusCode, content_type: &'static str, body: impl Into<Body>) -> Response<Body> {
+    let body = body.into();
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    if let Some(length) = body.known_length() {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    *response.body_mut() = body;
+    response
+}
+
+/// `body`, compressed if it is large and the client accepts that.
+fn negotiated(status: StatusCode, negotiation: &Negotiation, body: Body) -> Response<Body> {
+    if !negotiation.gzip || body.known_length().is_some_and(|length| length < GZIP_THRESHOLD) {
+        return raw(status, negotiation.content_type(), body);
+    }
+    let mut response = raw(status, negotiation.content_type(), body.gzip());
+    response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    response.headers_mut().insert(VARY, HeaderValue::from_static("Accept-Encoding"));
+    response
+}
+
+/// Answers with one object of `resource`.
+pub fn object(
+    status: StatusCode,
+    negotiation: &Negotiation,
+    resource: &Resource,
+    shown: Shown<'_>,
+    include: Include,
+) -> Result<Response<Body>, ApiError> {
+    let plain = negotiation.encoding == Encoding::Json && !negotiation.pretty && negotiation.view == View::Whole;
+    let body = match shown {
+        Shown::Stored(bytes) if plain => bytes.clone(),
+        Shown::Stored(bytes) => viewed(&crate::registry::decode_stored(bytes)?, negotiation, resource, include)?,
+        Shown::Value(value) => viewed(value, negotiation, resource, include)?,
+    };
+    Ok(negotiated(status, negotiation, body.into()))
+}
+
+fn viewed(value: &Value, negotiation: &Negotiation, resource: &Resource, include: Include) -> Result<Bytes, ApiError> {
+    match negotiation.view {
+        View::Whole => encode_object(value, negotiation),
+        View::Metadata => encode_object(&partial(value), negotiation),
+        View::Table => encode_object(&table(resource, std::slice::from_ref(value), &json!({}), include), negotiation),
+    }
+}
+
+/// Answers with an object that is not one of a resource (a `Status`, a review, a document).
+pub fn value(status: StatusCode, negotiation: &Negotiation, value: &Value) -> Result<Response<Body>, ApiError> {
+    Ok(negotiated(status, negotiation, encode_object(value, negotiation)?.into()))
+}
+
+/// What a list says besides its items.
+#[derive(Clone, Debug, Default)]
+pub struct ListMeta {
+    /// The revision that was read.
+    pub revision: Revision,
+    /// Where the next page begins, if there is one.
+    pub next: Option<String>,
+    /// How many items follow after the page, if that is known.
+    pub remaining: Option<usize>,
+}
+
+impl ListMeta {
+    fn to_value(&self) -> Value {
+        let mut metadata = json!({ "resourceVersion": self.revision.to_string() });
+        if let Some(next) = &self.next {
+            metadata["continue"] = next.as_str().into();
+        }
+        if let Some(remaining) = self.remaining {
+            metadata["remainingItemCount"] = remaining.into();
+        }
+        metadata
+    }
+}
+
+/// What a table carries of each object.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Include {
+    /// Its metadata.
+    #[default]
+    Metadata,
+    /// All of it.
+    Object,
+    /// Nothing.
+    None,
+}
+
+impl Include {
+    /// The `includeObject` parameter.
+    pub fn parse(text: &str) -> Result<Self, ApiError> {
+        match text {
+            "" | "Metadata" => Ok(Include::Metadata),
+            "Object" => Ok(Include::Object),
+            "None" => Ok(Include::None),
+            other => Err(ApiError::bad_request(format!(
+                "unrecognized includeObject value: {}",
+                pintle_api::field::go_quote(other)
+            ))),
+        }
+    }
+}
+
+/// Answers with a list of stored objects: their encodings are joined, not parsed, where the client wants them whole.
+pub fn list(
+    registry: &Registry,
+    negotiation: &Negotiation,
+    resource: &Resource,
+    stored: Vec<Bytes>,
+    meta: &ListMeta,
+    include: Include,
+) -> Result<Response<Body>, ApiError> {
+    let plain = negotiation.encoding == Encoding::Json && !negotiation.pretty && negotiation.view == View::Whole;
+    if plain && crate::registry::is_storage_version(resource) {
+        let mut head = format!(
+            "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":",
+            resource.list_kind,
+            resource.api_version()
+        );
+        head.push_str(&meta.to_value().to_string());
+        head.push_str(",\"items\":[");
+        let items = stored.iter().map(without_type).collect();
+        return Ok(negotiated(StatusCode::OK, negotiation, Body::joined(head.into_bytes(), "{", items, "]}\n")));
+    }
+    let items = stored.iter().map(|bytes| registry.load(resource, bytes)).collect::<Result<Vec<Value>, _>>()?;
+    let document = match negotiation.view {
+        View::Whole => json!({
+            "kind": resource.list_kind, "apiVersion": resource.api_version(), "metadata": meta.to_value(), "items": items,
+        }),
+        View::Metadata => {
+            let items: Vec<Value> = items.iter().map(partial).collect();
+            json!({
+                "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": meta.to_value(),
+                "items": items,
+            })
+        }
+        View::Table => table(resource, &items, &meta.to_value(), include),
+    };
+    value(StatusCode::OK, negotiation, &document)
+}
+
+/// The `PartialObjectMetadata` of an object.
+pub fn partial(object: &Value) -> Value {
+    json!({
+        "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
+        "metadata": object.get("metadata").cloned().unwrap_or_default(),
+    })
+}
+
+/// A `Table` of objects.
+pub fn table(_resource: &Resource, objects: &[Value], metadata: &Value, include: Include) -> Value {
+    let row = |object: &Value| {
+        let mut row = json!({ "cells": [object.name(), object.creation_timestamp()] });
+        match include {
+            Include::None => {}
+            Include::Metadata => row["object"] = partial(object),
+            Include::Object => row["object"] = object.clone(),
+        }
+        row
+    };
+    json!({
+        "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
+        "columnDefinitions": [
+            {"name": "Name", "type": "string", "format": "name", "description": "", "priority": 0},
+            {"name": "Created At", "type": "date", "format": "", "description": "", "priority": 0},
+        ],
+        "rows": objects.iter().map(row).collect::<Vec<Value>>(),
+    })
+}
+
+/// Answers with an error, as a `Status`.
+pub fn error(error: &ApiError, negotiation: &Negotiation) -> Response<Body> {
+    let status = StatusCode::from_u16(error.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let plain = Negotiation { view: View::Whole, ..*negotiation };
+    let mut response = match encode_object(&error.to_value(), &plain) {
+        Ok(bytes) => raw(status, plain.content_type(), Body::from(bytes)),
+        Err(_) => raw(status, crate::negotiate::JSON, Body::from(error.to_json())),
+    };
+    if let Some(seconds) =
+        error.details.as_ref().map(|details| details.retry_after_seconds).filter(|seconds| *seconds > 0)
+    {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// Adds `Warning` headers.
+pub fn add_warnings(response: &mut Response<Body>, warnings: &[String]) {
+    for warning in warnings {
+        let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"").replace(['\n', '\r'], " ");
+        match HeaderValue::try_from(format!("299 - \"{quoted}\"")) {
+            Ok(value) => {
+                response.headers_mut().append(WARNING, value);
+            }
+            Err(error) => tracing::debug!(%error, warning, "a warning that fits no header"),
+        }
+    }
+}

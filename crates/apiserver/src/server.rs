@@ -1,0 +1,295 @@
+//! The request pipeline: who asks, may they, what is it, answer. Start at [`ApiServer::handle`].
+mod paths;
+mod read;
+mod resource;
+mod watch;
+mod write;
+
+use crate::admission::Admission;
+use crate::authn::Authenticator;
+use crate::authz::{Attributes, Authorizer, Decision};
+use crate::body::{Body, RequestBody};
+use crate::context::RequestContext;
+use crate::metrics::Metrics;
+use crate::negotiate::{Negotiation, header};
+use crate::registry::Registry;
+use crate::request_info::RequestInfo;
+use crate::respond;
+use crate::special::{SpecialRequest, SpecialResponse, SpecialRest, Specials};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use http::header::{HeaderName, HeaderValue, USER_AGENT, WWW_AUTHENTICATE};
+use http::{Request, Response, StatusCode};
+use pintle_api::field::go_quote;
+use pintle_api::scheme::GroupResource;
+use pintle_api::status::{ApiError, Reason};
+use pintle_api::user::UserInfo;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+/// How long a request that is not a stream may take. upstream: --request-timeout.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Marks a request that comes from within the process, with the identity of the component that makes it.
+#[derive(Clone, Debug)]
+pub(crate) struct InProcess(pub UserInfo);
+
+/// What an [`ApiServer`] is made of.
+pub struct Parts {
+    /// All objects.
+    pub registry: Registry,
+    /// Who asks.
+    pub authenticator: Arc<dyn Authenticator>,
+    /// May they.
+    pub authorizer: Arc<dyn Authorizer>,
+    /// The last word on writes.
+    pub admission: Arc<dyn Admission>,
+    /// Endpoints with behaviour of their own.
+    pub specials: Specials,
+    /// Ends watches when the server stops.
+    pub stop: CancellationToken,
+}
+
+/// The API server; clones share everything.
+#[derive(Clone)]
+pub struct ApiServer(Arc<Inner>);
+
+struct Inner {
+    parts: Parts,
+    metrics: Metrics,
+}
+
+impl std::fmt::Debug for ApiServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ApiServer").field("registry", &self.0.parts.registry).finish_non_exhaustive()
+    }
+}
+
+impl ApiServer {
+    /// A server of `parts`.
+    pub fn new(parts: Parts) -> Self {
+        ApiServer(Arc::new(Inner { parts, metrics: Metrics::default() }))
+    }
+
+    /// All objects.
+    pub fn registry(&self) -> &Registry {
+        &self.0.parts.registry
+    }
+
+    pub(crate) fn parts(&self) -> &Parts {
+        &self.0.parts
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// Answers one request. Never fails: what goes wrong becomes a `Status`, a panic becomes a 500.
+    pub fn handle(&self, request: Request<RequestBody>) -> BoxFuture<'static, Response<Body>> {
+        let server = self.clone();
+        Box::pin(async move { server.handle_request(request).await })
+    }
+
+    async fn handle_request(&self, request: Request<RequestBody>) -> Response<Body> {
+        let started = Instant::now();
+        let audit_id = request.headers().get(AUDIT_ID).cloned();
+        let info = RequestInfo::parse(request.method(), request.uri());
+        let negotiation = Negotiation::of(request.headers(), &info.query);
+        let fallback = negotiation.as_ref().copied().unwrap_or_default();
+        let record = self.metrics().begin(&info);
+        let answer = AssertUnwindSafe(self.answer(request, info, negotiation)).catch_unwind().await;
+        let mut response = answer.unwrap_or_else(|_| {
+            tracing::error!("a request handler panicked");
+            respond::error(&ApiError::internal("the request handler failed unexpectedly"), &fallback)
+        });
+        let audit_id = audit_id.or_else(|| HeaderValue::try_from(uuid::Uuid::new_v4().hyphenated().to_string()).ok());
+        if let Some(audit_id) = audit_id {
+            response.headers_mut().insert(AUDIT_ID, audit_id);
+        }
+        record.end(response.status(), started.elapsed());
+        response
+    }
+
+    async fn answer(
+        &self,
+        request: Request<RequestBody>,
+        info: RequestInfo,
+        negotiation: Result<Negotiation, ApiError>,
+    ) -> Response<Body> {
+        let fallback = negotiation.as_ref().copied().unwrap_or_default();
+        let (mut parts, body) = request.into_parts();
+        let user = match parts.extensions.remove::<InProcess>() {
+            Some(InProcess(user)) => Ok(user),
+            None => self.parts().authenticator.authenticate(&parts, self.registry()).await,
+        };
+        let user = match user {
+            Ok(user) => user,
+            Err(error) => return refuse(&error, &fallback),
+        };
+        let mut cx = RequestContext::new(user, info);
+        header(&parts.headers, USER_AGENT.as_str()).clone_into(&mut cx.user_agent);
+        if let Err(error) = self.authorize(&cx).await {
+            return refuse(&error, &fallback);
+        }
+        let negotiation = match negotiation {
+            Ok(negotiation) => negotiation,
+            // Streams and plain paths have encodings of their own.
+            Err(_) if !cx.info.is_resource_request || cx.info.is_long_running() => Negotiation::default(),
+            Err(error) => return respond::error(&error, &fallback),
+        };
+        let limit = if cx.info.is_long_running() { None } else { Some(timeout_of(&cx.info)) };
+        let route = self.route(cx, negotiation, parts, body);
+        let answer = match limit {
+            None => route.await,
+            Some(Err(error)) => Err(error),
+            Some(Ok(limit)) => tokio::time::timeout(limit, route)
+                .await
+                .unwrap_or_else(|_| Err(ApiError::timeout("request did not complete within the allotted timeout", 0))),
+        };
+        answer.unwrap_or_else(|error| respond::error(&error, &negotiation))
+    }
+
+    async fn authorize(&self, cx: &RequestContext) -> Result<(), ApiError> {
+        let attributes = Attributes::of_request(&cx.user, &cx.info);
+        match self.parts().authorizer.authorize(&attributes, self.registry()).await {
+            Decision::Allow => Ok(()),
+            Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(forbidden(&attributes, &reason)),
+        }
+    }
+
+    async fn route(
+        &self,
+        cx: RequestContext,
+        negotiation: Negotiation,
+        parts: http::request::Parts,
+        body: RequestBody,
+    ) -> Result<Response<Body>, ApiError> {
+        if cx.info.is_resource_request {
+            return self.resource(cx, negotiation, parts, body).await;
+        }
+        if let Some(rest) = self.parts().specials.find_path(&cx.info.path).cloned() {
+            return self.special(&*rest, SpecialRequest { cx, parts, body }, negotiation).await;
+        }
+        self.path(&cx, &negotiation, &parts).await
+    }
+
+    pub(crate) async fn special(
+        &self,
+        rest: &dyn SpecialRest,
+        request: SpecialRequest,
+        negotiation: Negotiation,
+    ) -> Result<Response<Body>, ApiError> {
+        match rest.handle(request, self.registry()).await? {
+            SpecialResponse::Raw(response) => Ok(response),
+            SpecialResponse::Object(status, object) => respond::value(status, &negotiation, &object),
+        }
+    }
+}
+
+fn refuse(error: &ApiError, negotiation: &Negotiation) -> Response<Body> {
+    let mut response = respond::error(error, negotiation);
+    if error.reason == Reason::Unauthorized {
+        let realm = HeaderValue::from_static("Basic realm=\"kubernetes-master\"");
+        response.headers_mut().insert(WWW_AUTHENTICATE, realm);
+    }
+    response
+}
+
+/// upstream: responsewriters.ForbiddenStatusError.
+fn forbidden(attributes: &Attributes, reason: &str) -> ApiError {
+    let user = go_quote(&attributes.user.name);
+    if !attributes.is_resource_request {
+        let text = format!("User {user} cannot {} path {}", attributes.verb, go_quote(&attributes.path));
+        return ApiError::forbidden(GroupResource { group: "", resource: "" }, "", with_reason(text, reason));
+    }
+    let resource = match attributes.subresource.as_str() {
+        "" => attributes.resource.clone(),
+        subresource => format!("{}/{subresource}", attributes.resource),
+    };
+    let scope = match attributes.namespace.as_str() {
+        "" => "at the cluster scope".to_owned(),
+        namespace => format!("in the namespace {}", go_quote(namespace)),
+    };
+    let text = format!(
+        "User {user} cannot {} resource {} in API group {} {scope}",
+        attributes.verb,
+        go_quote(&resource),
+        go_quote(&attributes.group)
+    );
+    let about = GroupResource { group: &attributes.group, resource: &attributes.resource };
+    ApiError::forbidden(about, &attributes.name, with_reason(text, reason))
+}
+
+fn with_reason(text: String, reason: &str) -> String {
+    if reason.is_empty() { text } else { format!("{text}: {reason}") }
+}
+
+/// The `timeout` parameter, at most and by default [`REQUEST_TIMEOUT`].
+fn timeout_of(info: &RequestInfo) -> Result<Duration, ApiError> {
+    let given = info.query.text("timeout");
+    if given.is_empty() {
+        return Ok(REQUEST_TIMEOUT);
+    }
+    let parsed = parse_go_duration(given).ok_or_else(|| {
+        ApiError::bad_request(format!(
+            "invalid timeout specified in the request URL - time: invalid duration {}",
+            go_quote(given)
+        ))
+    })?;
+    Ok(if parsed.is_zero() { REQUEST_TIMEOUT } else { parsed.min(REQUEST_TIMEOUT) })
+}
+
+/// A duration as Go writes it: `30s`, `1m30s`, `1.5h`.
+fn parse_go_duration(text: &str) -> Option<Duration> {
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    let (mut rest, mut total) = (text.strip_prefix('+').unwrap_or(text), 0.0);
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let unit_end =
+            rest[digits..].find(|c: char| c.is_ascii_digit() || c == '.').map_or(rest.len(), |at| digits + at);
+        let scale = match &rest[digits..unit_end] {
+            "ns" => 1e-9,
+            "us" | "µs" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return None,
+        };
+        total += rest[..digits].parse::<f64>().ok()? * scale;
+        rest = &rest[unit_end..];
+    }
+    Duration::try_from_secs_f64(total).ok()
+}
+
+/// 405, for paths that know no such method.
+fn method_not_allowed() -> ApiError {
+    ApiError::new(
+        StatusCode::METHOD_NOT_ALLOWED.as_u16(),
+        Reason::MethodNotAllowed,
+        "the server does not allow this method on the requested resource",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_as_go_writes_them() {
+        assert_eq!(parse_go_duration("1m30s"), Some(Duration::from_secs(90)));
+        assert_eq!(parse_go_duration("1.5h"), Some(Duration::from_secs(5400)));
+        assert_eq!(parse_go_duration("250ms"), Some(Duration::from_millis(250)));
+        for wrong in ["", "5", "5x", "s", "-1s", "."] {
+            assert_eq!(parse_go_duration(wrong), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Paths that are no resources: health, version, metrics, discovery.
+use super::{ApiServer, method_not_allowed};
+use crate::body::Body;
+use crate::context::RequestContext;
+use crate::negotiate::{Negotiation, header};
+use crate::respond;
+use http::header::ACCEPT;
+use http::{Method, Response, StatusCode};
+use pintle_api::status::ApiError;
+use serde_json::{Value, json};
+
+const TEXT: &str = "text/plain; charset=utf-8";
+
+impl ApiServer {
+    pub(super) async fn path(
+        &self,
+        cx: &RequestContext,
+        negotiation: &Negotiation,
+        parts: &http::request::Parts,
+    ) -> Result<Response<Body>, ApiError> {
+        if !matches!(parts.method, Method::GET | Method::HEAD) {
+            return Err(method_not_allowed());
+        }
+        let segments: Vec<&str> = cx.info.path.trim_matches('/').split('/').collect();
+        match segments.as_slice() {
+            ["healthz" | "livez" | "readyz", rest @ ..] if rest.len() <= 1 => {
+                Ok(self.health(cx, segments[0], rest.first()))
+            }
+            ["version"] => respond::value(StatusCode::OK, &Negotiation { pretty: true, ..*negotiation }, &version()),
+            ["metrics"] => {
+                Ok(respond::raw(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics().text()))
+            }
+            _ => self.discovery(negotiation, header(&parts.headers, ACCEPT.as_str()), &segments).await,
+        }
+    }
+
+    async fn discovery(
+        &self,
+        negotiation: &Negotiation,
+        _accept: &str,
+        segments: &[&str],
+    ) -> Result<Response<Body>, ApiError> {
+        let scheme = self.registry().scheme();
+        let document = crate::discovery::document(&scheme, segments).ok_or_else(ApiError::unknown_path)?;
+        respond::value(StatusCode::OK, negotiation, &document)
+    }
+
+    fn health(&self, cx: &RequestContext, endpoint: &str, only: Option<&&str>) -> Response<Body> {
+        let checks = [("ping", true), ("etcd", true), ("shutdown", !self.parts().stop.is_cancelled())];
+        let applies = |name: &str| endpoint == "readyz" || name != "shutdown";
+        let excluded: Vec<&str> = cx.info.query.all("exclude").collect();
+        let asked: Vec<(&str, bool)> = checks.into_iter().filter(|(name, _)| applies(name)).collect();
+        if let Some(only) = only {
+            return match asked.iter().find(|(name, _)| name == only) {
+                None => respond::raw(StatusCode::NOT_FOUND, TEXT, "404 page not found\n"),
+                Some((_, true)) => respond::raw(StatusCode::OK, TEXT, "ok"),
+                Some((name, false)) => {
+                    let text = format!("internal server error: {name} check failed\n");
+                    respond::raw(StatusCode::INTERNAL_SERVER_ERROR, TEXT, text)
+                }
+            };
+        }
+        let mut lines = String::new();
+        let mut well = true;
+        for (name, passes) in asked {
+            let line = match (excluded.contains(&name), passes) {
+                (true, _) => format!("[+]{name} excluded: ok\n"),
+                (false, true) => format!("[+]{name} ok\n"),
+                (false, false) => {
+                    well = false;
+                    format!("[-]{name} failed: reason withheld\n")
+                }
+            };
+            lines.push_str(&line);
+        }
+        if !well {
+            return respond::raw(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{lines}{endpoint} check failed\n"));
+        }
+        if cx.info.query.get("verbose").is_some() {
+            return respond::raw(StatusCode::OK, TEXT, format!("{lines}{endpoint} check passed\n"));
+        }
+        respond::raw(StatusCode::OK, TEXT, "ok")
+    }
+}
+
+/// `version.Info`: the Kubernetes version that this server is compatible with.
+fn version() -> Value {
+    json!({
+        "major": "1", "minor": "36", "emulationMajor": "1", "emulationMinor": "36", "minCompatibilityMajor": "1",
+        "minCompatibilityMinor": "35", "gitVersion": concat!("v1.36.3+pintle", env!("CARGO_PKG_VERSION")),
+        "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "none",
+        "compiler": "rustc", "platform": "linux/amd64",
+    })
+}

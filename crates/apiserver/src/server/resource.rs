@@ -1,0 +1,81 @@
+//! Requests for API resources: which handler answers.
+use super::{ApiServer, method_not_allowed};
+use crate::body::{Body, RequestBody};
+use crate::context::RequestContext;
+use crate::negotiate::Negotiation;
+use crate::special::SpecialRequest;
+use http::Response;
+use pintle_api::scheme::{Resource, Verb};
+use pintle_api::status::ApiError;
+use std::sync::Arc;
+
+/// A request for a resource, ready to be answered.
+pub(super) struct Call {
+    pub cx: RequestContext,
+    pub negotiation: Negotiation,
+    pub parts: http::request::Parts,
+    pub resource: Arc<Resource>,
+    /// Empty for cluster-scoped resources and for all namespaces.
+    pub namespace: String,
+}
+
+impl ApiServer {
+    pub(super) async fn resource(
+        &self,
+        cx: RequestContext,
+        negotiation: Negotiation,
+        parts: http::request::Parts,
+        body: RequestBody,
+    ) -> Result<Response<Body>, ApiError> {
+        let info = &cx.info;
+        let special = self.parts().specials.find(&info.api_group, &info.resource, &info.subresource, info.verb);
+        if let Some(rest) = special.cloned() {
+            return self.special(&*rest, SpecialRequest { cx, parts, body }, negotiation).await;
+        }
+        let scheme = self.registry().scheme();
+        let found = scheme.by_plural(&info.api_group, &info.api_version, &info.resource);
+        let resource = found.cloned().ok_or_else(ApiError::unknown_path)?;
+        let verb = Verb::ALL.into_iter().find(|verb| verb.as_str() == info.verb).ok_or_else(method_not_allowed)?;
+        check_route(&resource, &cx, verb)?;
+        let namespace = if resource.namespaced { info.namespace.clone() } else { String::new() };
+        let call = Call { negotiation, parts, resource, namespace, cx };
+        let mut response = match verb {
+            Verb::Get => self.get(&call).await,
+            Verb::List => self.list(&call).await,
+            Verb::Watch => self.watch(&call).await,
+            Verb::Create => self.create(&call, body).await,
+            Verb::Update => self.update(&call, body).await,
+            Verb::Patch => self.patch(&call, body).await,
+            Verb::Delete => self.delete(&call, body).await,
+            Verb::DeleteCollection => self.delete_collection(&call, body).await,
+        }
+        .unwrap_or_else(|error| crate::respond::error(&error, &call.negotiation));
+        crate::respond::add_warnings(&mut response, &call.cx.take_warnings());
+        Ok(response)
+    }
+}
+
+/// Whether the path exists (404) and takes the verb (405).
+fn check_route(resource: &Resource, cx: &RequestContext, verb: Verb) -> Result<(), ApiError> {
+    let info = &cx.info;
+    let collection = matches!(verb, Verb::List | Verb::Watch | Verb::Create | Verb::DeleteCollection);
+    let in_namespace = !info.namespace.is_empty();
+    if info.parts.len() > 3 || (!resource.namespaced && in_namespace && resource.plural != "namespaces") {
+        return Err(ApiError::unknown_path());
+    }
+    if resource.namespaced && !in_namespace {
+        match verb {
+            Verb::List | Verb::Watch => {}
+            Verb::Create | Verb::DeleteCollection => return Err(method_not_allowed()),
+            _ => return Err(ApiError::unknown_path()),
+        }
+    }
+    let verbs = match info.subresource.as_str() {
+        "" => resource.verbs,
+        name => resource.subresource(name).ok_or_else(ApiError::unknown_path)?.verbs,
+    };
+    if !verbs.contains(verb) || (collection && verb == Verb::Create && !info.name.is_empty()) {
+        return Err(method_not_allowed());
+    }
+    Ok(())
+}

@@ -1,0 +1,232 @@
+//! POST, PUT, PATCH and DELETE of objects.
+use super::ApiServer;
+use super::resource::Call;
+use crate::body::{Body, RequestBody};
+use crate::codec::{content_type, decode, expect_type, read_body, read_object};
+use crate::list_options::ListOptions;
+use crate::patch::Patch;
+use crate::registry::{DeleteOptions, Deleted, Write, Written, is_storage_version};
+use crate::respond::{self, Include, Shown};
+use crate::strategy;
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use http::{Response, StatusCode};
+use pintle_api::field::{FieldError, Path};
+use pintle_api::meta::ObjectExt;
+use pintle_api::scheme::GroupKind;
+use pintle_api::status::ApiError;
+use serde_json::{Value, json};
+
+/// How many objects of a collection are deleted at the same time, so that they share commits.
+const DELETE_PARALLEL: usize = 64;
+
+impl ApiServer {
+    fn write_of<'a>(&'a self, call: &'a Call, dry_run: bool, options: &'a Value) -> Write<'a> {
+        Write {
+            cx: &call.cx,
+            resource: &call.resource,
+            subresource: &call.cx.info.subresource,
+            namespace: &call.namespace,
+            dry_run,
+            admission: Some(&*self.parts().admission),
+            options,
+        }
+    }
+
+    pub(super) async fn create(&self, call: &Call, body: RequestBody) -> Result<Response<Body>, ApiError> {
+        let options = write_options(call, "CreateOptions")?;
+        let object = read_object(&call.parts.headers, body).await?;
+        expect_type(&object, &call.resource.api_version(), &call.resource.kind)?;
+        let write = self.write_of(call, is_dry_run(&options), &options);
+        let written = self.registry().create(&write, object).await?;
+        answer(call, &written)
+    }
+
+    pub(super) async fn update(&self, call: &Call, body: RequestBody) -> Result<Response<Body>, ApiError> {
+        let options = write_options(call, "UpdateOptions")?;
+        let object = read_object(&call.parts.headers, body).await?;
+        expect_type(&object, &call.resource.api_version(), &call.resource.kind)?;
+        let name = &call.cx.info.name;
+        match object.name() {
+            "" => {
+                let text =
+                    format!("the name of the object ({name} based on URL) was undeterminable: name must be provided");
+                return Err(ApiError::bad_request(text));
+            }
+            given if given != name => {
+                let text = format!("the name of the object ({given}) does not match the name on the URL ({name})");
+                return Err(ApiError::bad_request(text));
+            }
+            _ => {}
+        }
+        let given = object.namespace();
+        if !given.is_empty() && !call.namespace.is_empty() && given != call.namespace {
+            let text = format!(
+                "the namespace of the object ({given}) does not match the namespace on the request ({})",
+                call.namespace
+            );
+            return Err(ApiError::bad_request(text));
+        }
+        let write = self.write_of(call, is_dry_run(&options), &options);
+        let written = self.registry().update(&write, name, false, &mut |_| Ok(object.clone())).await?;
+        answer(call, &written)
+    }
+
+    pub(super) async fn patch(&self, call: &Call, body: RequestBody) -> Result<Response<Body>, ApiError> {
+        let options = write_options(call, "PatchOptions")?;
+        let media_type = content_type(&call.parts.headers).to_owned();
+        let patch = Patch::parse(&call.resource, &media_type, &read_body(body).await?)?;
+        let write = self.write_of(call, is_dry_run(&options), &options);
+        let name = &call.cx.info.name;
+        let not_found = || ApiError::not_found(call.resource.group_resource(), name);
+        let mut apply = |old: Option<&Value>| patch.apply(&call.resource, old.ok_or_else(not_found)?);
+        let written = self.registry().update(&write, name, false, &mut apply).await?;
+        answer(call, &written)
+    }
+
+    pub(super) async fn delete(&self, call: &Call, body: RequestBody) -> Result<Response<Body>, ApiError> {
+        let options = delete_options(call, body).await?;
+        let write = self.write_of(call, is_dry_run(&options), &options);
+        let name = &call.cx.info.name;
+        let parsed = DeleteOptions::of(&options);
+        let Deleted { object, gone } = self.registry().delete(&write, name, &parsed).await?;
+        let status =
+            if !gone && parsed.orphan_dependents == Some(false) { StatusCode::ACCEPTED } else { StatusCode::OK };
+        if gone && !strategy::of(&call.resource).returns_deleted_object() {
+            let details = pintle_api::status::deleted(call.resource.group_resource(), name, object.uid());
+            return respond::value(status, &call.negotiation, &details);
+        }
+        respond::object(status, &call.negotiation, &call.resource, Shown::Value(&object), Include::default())
+    }
+
+    pub(super) async fn delete_collection(&self, call: &Call, body: RequestBody) -> Result<Response<Body>, ApiError> {
+        let options = delete_options(call, body).await?;
+        let list = ListOptions::parse(&call.resource, &call.cx.info.query, false)?;
+        let (items, meta) = self.page(call, &list).await?;
+        let parsed = DeleteOptions::of(&options);
+        let write = self.write_of(call, is_dry_run(&options), &options);
+        let prefix = call.resource.storage_prefix().len();
+        for chunk in items.chunks(DELETE_PARALLEL) {
+            let mut deletions: FuturesUnordered<BoxFuture<'_, Result<(), ApiError>>> = FuturesUnordered::new();
+            for item in chunk {
+                let key = String::from_utf8_lossy(item.key.get(prefix..).unwrap_or_default()).into_owned();
+                deletions.push(Box::pin(self.delete_item(write, key, &parsed)));
+            }
+            while let Some(deleted) = deletions.next().await {
+                deleted?;
+            }
+        }
+        let stored = items.into_iter().map(|kv| kv.value).collect();
+        respond::list(self.registry(), &call.negotiation, &call.resource, stored, &meta, Include::default())
+    }
+
+    /// Deletes the object at `key` (from the resource's prefix on); one that is gone already is fine.
+    async fn delete_item(&self, write: Write<'_>, key: String, options: &DeleteOptions) -> Result<(), ApiError> {
+        let (namespace, name) = match key.split_once('/') {
+            Some((namespace, name)) if write.resource.namespaced => (namespace, name),
+            _ => ("", key.as_str()),
+        };
+        let write = Write { namespace, ..write };
+        match self.registry().delete(&write, name, options).await {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn answer(call: &Call, written: &Written) -> Result<Response<Body>, ApiError> {
+    let status = if written.created { StatusCode::CREATED } else { StatusCode::OK };
+    let shown =
+        if is_storage_version(&call.resource) { Shown::Stored(&written.bytes) } else { Shown::Value(&written.object) };
+    respond::object(status, &call.negotiation, &call.resource, shown, Include::default())
+}
+
+/// The query's `CreateOptions`, `UpdateOptions` or `PatchOptions`.
+fn write_options(call: &Call, kind: &'static str) -> Result<Value, ApiError> {
+    let query = &call.cx.info.query;
+    let dry_run: Vec<&str> = query.all("dryRun").filter(|value| !value.is_empty()).collect();
+    let validation = query.text("fieldValidation");
+    let mut errors = Vec::new();
+    check_dry_run(&dry_run, &mut errors);
+    if !matches!(validation, "" | "Ignore" | "Warn" | "Strict") {
+        let path = Path::root("fieldValidation");
+        errors.push(FieldError::not_supported(&path, validation, &["", "Ignore", "Strict", "Warn"]));
+    }
+    let manager = query.text("fieldManager");
+    if manager.len() > 128 {
+        errors.push(FieldError::too_long(&Path::root("fieldManager"), 128));
+    }
+    if !errors.is_empty() {
+        return Err(ApiError::invalid(GroupKind { group: "meta.k8s.io", kind }, "", &errors));
+    }
+    let mut options = json!({ "kind": kind, "apiVersion": "meta.k8s.io/v1" });
+    if !dry_run.is_empty() {
+        options["dryRun"] = json!(dry_run);
+    }
+    for (name, value) in [("fieldManager", manager), ("fieldValidation", validation)] {
+        if !value.is_empty() {
+            options[name] = value.into();
+        }
+    }
+    Ok(options)
+}
+
+fn check_dry_run(values: &[&str], errors: &mut Vec<FieldError>) {
+    for (at, value) in values.iter().enumerate().filter(|(_, value)| **value != "All") {
+        let path = Path::root("dryRun");
+        errors.push(FieldError::not_supported(&path.index(at), *value, &["All"]));
+    }
+}
+
+fn is_dry_run(options: &Value) -> bool {
+    options.get("dryRun").and_then(Value::as_array).is_some_and(|values| !values.is_empty())
+}
+
+/// The `DeleteOptions` of the body, or of the query if there is no body.
+async fn delete_options(call: &Call, body: RequestBody) -> Result<Value, ApiError> {
+    let bytes = read_body(body).await?;
+    let mut options = if bytes.is_empty() { json!({}) } else { decode(content_type(&call.parts.headers), &bytes)? };
+    if !options.is_object() || !matches!(options.kind(), "" | "DeleteOptions") {
+        return Err(ApiError::bad_request("decoded object cannot be converted to DeleteOptions"));
+    }
+    let query = &call.cx.info.query;
+    if bytes.is_empty() {
+        if let Some(seconds) = query.get("gracePeriodSeconds") {
+            let wrong = |_| {
+                let quoted = pintle_api::field::go_quote(seconds);
+                ApiError::bad_request(format!("strconv.ParseInt: parsing {quoted}: invalid syntax"))
+            };
+            options["gracePeriodSeconds"] = json!(seconds.parse::<i64>().map_err(wrong)?);
+        }
+        if let Some(policy) = query.get("propagationPolicy") {
+            options["propagationPolicy"] = policy.into();
+        }
+        if query.get("orphanDependents").is_some() {
+            options["orphanDependents"] = query.flag("orphanDependents").into();
+        }
+        let dry_run: Vec<&str> = query.all("dryRun").filter(|value| !value.is_empty()).collect();
+        if !dry_run.is_empty() {
+            options["dryRun"] = json!(dry_run);
+        }
+    }
+    let mut errors = Vec::new();
+    let policy = options["propagationPolicy"].as_str();
+    if policy.is_some() && options["orphanDependents"].is_boolean() {
+        let path = Path::root("propagationPolicy");
+        let text = "orphanDependents and deletionPropagation cannot be both set";
+        errors.push(FieldError::invalid(&path, &options["propagationPolicy"], text));
+    }
+    if let Some(policy) = policy
+        && !matches!(policy, "Foreground" | "Background" | "Orphan")
+    {
+        let known = ["Background", "Foreground", "Orphan", "nil"];
+        errors.push(FieldError::not_supported(&Path::root("propagationPolicy"), policy, &known));
+    }
+    let values: Vec<&str> = options["dryRun"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    check_dry_run(&values, &mut errors);
+    if !errors.is_empty() {
+        return Err(ApiError::invalid(GroupKind { group: "meta.k8s.io", kind: "DeleteOptions" }, "", &errors));
+    }
+    Ok(options)
+}
