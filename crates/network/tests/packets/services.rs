@@ -321,3 +321,50 @@ fn a_service_leads_to_a_server_on_the_node_itself() {
         assert!(here(|| ask_tcp(cluster_ip(80))).await.is_ok());
     });
 }
+
+#[test]
+fn a_restart_under_load_loses_no_request() {
+    on_machine(|| async {
+        let mut machine = Machine::start(config).await;
+        let (web, client) = (Pod::attach(&machine.network, "web").await, Pod::attach(&machine.network, "client").await);
+        web.serve_tcp(8080);
+        machine.service(json!({"type": "NodePort", "clusterIP": "10.78.0.10",
+            "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30080}]}));
+        machine.endpoints(&on_node(&[&web]), 8080, "TCP");
+        eventually(|| inside(&client.netns, || ask_tcp(cluster_ip(80)))).await;
+        let done = CancellationToken::new();
+        let load = |netns: &Netns, to: SocketAddr| {
+            let done = done.clone();
+            netns.spawn(move || {
+                let mut answers = 0;
+                while !done.is_cancelled() {
+                    ask_tcp(to).unwrap();
+                    answers += 1;
+                }
+                answers
+            })
+        };
+        let loads = [
+            load(&client.netns, cluster_ip(80)),
+            load(&machine.far, ([192, 0, 2, 1], 30080).into()),
+            load(&Netns::current(), ([127, 0, 0, 1], 30080).into()),
+        ];
+        for _ in 0..5 {
+            machine.stop.cancel();
+            let before = run("nft", "-j list tables");
+            machine.network = Network::open(machine.config.clone()).await.unwrap();
+            machine.run();
+            eventually(|| async {
+                let tables = run("nft", "-j list tables");
+                let handle = |tables: &str| tables.split("0123abcd-services").nth(1).map(str::to_owned);
+                if handle(&tables) == handle(&before) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            })
+            .await;
+        }
+        done.cancel();
+        for load in loads {
+            let answers = here(|| load.join().unwrap()).await;
+            assert!(answers > 5, "{answers}");
+        }
+    });
+}
