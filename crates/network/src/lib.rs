@@ -15,6 +15,7 @@ pub mod pod_network;
 pub mod proxy;
 mod purge;
 mod sysctl;
+mod table_watch;
 
 pub use config::Config;
 pub use pod_network::Network;

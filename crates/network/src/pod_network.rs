@@ -2,6 +2,8 @@
 use crate::config::{self, Config, nth};
 use crate::ipam::{self, HostPort, Ipam, Lease};
 use crate::netlink::{LOOPBACK, Netlink, Route, VethPair, any_net, host_net};
+use crate::nft::Family;
+use crate::table_watch::{self, TableWatch};
 use crate::{host_ports, names, netns, nft, sysctl};
 use pintle_runtime::pod_network::{Attachment, PodNetwork};
 use std::collections::HashSet;
@@ -9,12 +11,16 @@ use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 use std::{fmt, io};
 use tokio::task::spawn_blocking;
 
 /// The pods' interface, as every CNI plugin names it.
 const POD_LINK: &str = "eth0";
+
+/// Pause after the tables could not be written.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Why the pod network failed.
 #[derive(Debug, thiserror::Error)]
@@ -57,9 +63,10 @@ impl Network {
         let ipam = Ipam::open(&directory, size.unwrap_or(0))?;
         let network = Network(Arc::new(Inner { config, ipam }));
         network.blocking(Inner::recover).await?;
-        let leases: Vec<Lease> = network.0.ipam.leases().into_iter().map(|(_, lease)| lease).collect();
-        nft::apply(&host_ports::replace_tables(&network.0.config, &leases)).await?;
+        let watch = TableWatch::open().map_err(step("watch nftables"))?;
+        network.0.program().await?;
         network.blocking(Inner::prepare_host).await?;
+        tokio::spawn(keep_tables(watch, Arc::downgrade(&network.0)));
         Ok(network)
     }
 
@@ -132,7 +139,41 @@ impl PodNetwork for Network {
     }
 }
 
+/// Writes the pods' tables again whenever somebody removed them, as long as the network is in use.
+async fn keep_tables(watch: TableWatch, network: Weak<Inner>) {
+    loop {
+        let removed = watch.removed().await;
+        let Some(network) = network.upgrade() else { return };
+        let kept = match removed {
+            Ok(()) => network.restore().await,
+            Err(error) => Err(step("watch nftables")(error)),
+        };
+        if let Err(error) = kept {
+            tracing::error!(%error, "cannot keep the pods' nftables");
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+}
+
 impl Inner {
+    /// Makes or replaces the pods' tables.
+    async fn program(&self) -> Result<(), Error> {
+        let leases: Vec<Lease> = self.ipam.leases().into_iter().map(|(_, lease)| lease).collect();
+        Ok(nft::apply(&host_ports::replace_tables(&self.config, &leases)).await?)
+    }
+
+    /// Makes the pods' tables if one is gone.
+    async fn restore(&self) -> Result<(), Error> {
+        let table = names::pods_table(&self.config.cluster_id);
+        for gateway in self.config.gateways() {
+            if !table_watch::exists(Family::of(gateway), &table).await? {
+                tracing::warn!(table, "the pods' nftables were removed, writing them again");
+                return self.program().await;
+            }
+        }
+        Ok(())
+    }
+
     /// Drops leases without a link (the machine was restarted) and links without a lease (a crash between the two).
     fn recover(&self) -> Result<(), Error> {
         let id = &self.config.cluster_id;

@@ -11,6 +11,7 @@ mod topology;
 
 use crate::config::{self, Config};
 use crate::nft::{self, Family};
+use crate::table_watch::{self, TableWatch};
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use model::ServiceKey;
@@ -127,6 +128,10 @@ impl Proxy {
         let mut tables: Vec<Table> =
             families.into_iter().map(|family| Table::new(Ruleset::new(&self.config, family))).collect();
         let mut node = NodeTopology::default();
+        let watch = TableWatch::open();
+        if let Err(error) = &watch {
+            tracing::warn!(%error, "removals of the Services' nftables go unnoticed");
+        }
         loop {
             let notified = self.changes.wake.notified();
             let mut keys = std::mem::take(&mut self.changes.pending.lock().services);
@@ -140,9 +145,15 @@ impl Proxy {
                     keys.iter().map(|key| (key.clone(), self.fragment(key, table.rules.family(), &node))).collect();
                 table.apply(changes).await;
             }
-            match tables.iter().filter_map(|table| table.due).min() {
-                Some(due) => tokio::select! { () = notified => {} () = tokio::time::sleep_until(due) => {} },
-                None => notified.await,
+            let due = tables.iter().filter_map(|table| table.due).min();
+            tokio::select! {
+                () = notified => {}
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+                () = removed(watch.as_ref().ok()) => {
+                    for table in &mut tables {
+                        table.check().await;
+                    }
+                }
             }
         }
     }
@@ -171,6 +182,19 @@ impl Proxy {
             })
             .collect();
         Some(plan::plan(&ports, node, &ruleset::local_pods(&self.config, family)))
+    }
+}
+
+/// Waits until a table was removed.
+async fn removed(watch: Option<&TableWatch>) {
+    match watch {
+        Some(watch) => {
+            if let Err(error) = watch.removed().await {
+                tracing::warn!(%error, "a removal of the Services' nftables may have gone unnoticed");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+        None => std::future::pending().await,
     }
 }
 
@@ -215,6 +239,18 @@ impl Table {
             conntrack::forget_stale(self.rules.family(), self.rules.udp_targets()).await;
         }
         self.sweep(!script.is_empty()).await;
+    }
+
+    /// Looks whether the table still exists.
+    async fn check(&mut self) {
+        match table_watch::exists(self.rules.family(), self.rules.table()).await {
+            Ok(true) => {}
+            Ok(false) => {
+                tracing::warn!(table = self.rules.table(), "the Services' nftables were removed, writing them again");
+                self.known = false;
+            }
+            Err(error) => tracing::warn!(%error, "cannot look for the Services' nftables"),
+        }
     }
 
     async fn replace(&mut self) -> Result<(), nft::Error> {

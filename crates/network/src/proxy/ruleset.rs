@@ -68,6 +68,11 @@ impl Ruleset {
         self.family
     }
 
+    /// The table's name.
+    pub fn table(&self) -> &str {
+        &self.table
+    }
+
     /// Sets what each Service needs (`None`: it is gone) and returns the script to get there; empty if nothing changes.
     pub fn update(&mut self, changes: impl IntoIterator<Item = (ServiceKey, Option<Fragment>)>) -> String {
         let mut transaction = Transaction::default();
