@@ -180,8 +180,8 @@ impl Images {
                 failures.at = now;
                 let (reason, message) = pull_error(&asked, &cause, status.message());
                 failures.message = format!("{reason}: {message}");
-                let retry_at = Some(now + failures.backoff.delay());
-                Err(Error { reason, message, retry_at })
+                // The next look says that the pull is backing off, and until when.
+                Err(Error { reason, message, retry_at: None })
             }
         }
     }
