@@ -95,7 +95,9 @@ impl FakeApi {
             if test(&pod) {
                 return pod;
             }
-            version.changed().await.unwrap();
+            // Paused time runs on while nothing happens: an hour is long enough to wait.
+            let change = tokio::time::timeout(std::time::Duration::from_secs(3600), version.changed());
+            change.await.unwrap_or_else(|_| panic!("waited in vain: {pod:#}")).unwrap();
         }
     }
 
