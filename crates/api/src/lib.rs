@@ -3,6 +3,7 @@
 //! | module | what it answers |
 //! |---|---|
 //! | [`scheme`] | which resources exist, by plural or kind: [`scheme::Scheme::builtin`] |
+//! | [`discovery`] | the documents of `/api`, `/apis` and below, legacy and aggregated |
 //! | [`facts`] | the type of a kind and of each of its fields: [`facts::lookup`] |
 //! | [`decode`] | typed decoding: unknown and duplicate fields, Go's type errors, Go's form of empty values |
 //! | [`meta`] | names, labels, owners, times of a dynamic object: [`meta::ObjectExt`] on `serde_json::Value` |
@@ -15,6 +16,8 @@
 //! | [`patch`] | JSON patch, JSON merge patch, strategic merge patch |
 //! | [`user`] | identities: [`user::UserInfo`] |
 pub mod decode;
+mod descriptions;
+pub mod discovery;
 pub mod facts;
 pub mod field;
 pub mod int_or_string;
