@@ -5,7 +5,7 @@ use kube::core::Status;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The API refused a request or could not be reached.
-    #[error(transparent)]
+    #[error("{}", message(.0))]
     Api(Box<kube::Error>),
     /// The local copy is older than what this controller wrote; the next change brings it back.
     #[error("{0} is not up to date yet")]

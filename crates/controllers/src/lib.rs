@@ -2,12 +2,15 @@
 //! Start reading at [`run`]; each controller is a pure decision and a thin edge that applies it.
 pub mod claim;
 mod deployment;
+pub mod discovery;
 mod endpoints;
 mod endpointslice;
 pub mod error;
 pub mod expectations;
+mod garbage_collector;
 pub mod hash;
 pub mod int_or_percent;
+mod namespace;
 pub mod pod_control;
 pub mod pods;
 mod replicaset;
@@ -68,6 +71,8 @@ pub async fn run(config: Config, clients: Clients, informers: Informers, stop: C
     start("endpoints", Box::pin(endpoints::run(cx.clone())), stop.clone());
     start("serviceaccount", Box::pin(serviceaccount::run(cx.clone())), stop.clone());
     start("root-ca-cert-publisher", Box::pin(root_ca::run(cx.clone())), stop.clone());
+    start("namespace", Box::pin(namespace::run(cx.clone())), stop.clone());
+    start("garbage-collector", Box::pin(garbage_collector::run(cx.clone())), stop.clone());
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "a controller ended by itself");
