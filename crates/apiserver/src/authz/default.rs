@@ -1,8 +1,10 @@
 //! The authorizers of a cluster in their order: super-users, nodes, RBAC. Start at [`ClusterAuthorizer`].
 use super::rbac::Rbac;
+use super::rules::PolicyRule;
 use super::{Attributes, Authorizer, Decision};
 use crate::registry::Registry;
 use async_trait::async_trait;
+use pintle_api::user::UserInfo;
 
 /// What a Pintle API server authorizes by.
 #[derive(Clone, Debug)]
@@ -19,6 +21,11 @@ impl ClusterAuthorizer {
     /// The RBAC rules.
     pub fn rbac(&self) -> &Rbac {
         &self.rbac
+    }
+
+    /// All rules of `user` in `namespace`, and the errors met while they were looked up.
+    pub fn rules_for(&self, user: &UserInfo, namespace: &str) -> (Vec<PolicyRule>, Vec<String>) {
+        self.rbac.rules_for(user, namespace)
     }
 
     /// The decision and its reason, which access reviews show also when the answer is yes.
