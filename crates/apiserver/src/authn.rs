@@ -9,15 +9,8 @@ use crate::registry::Registry;
 use async_trait::async_trait;
 use pintle_api::status::ApiError;
 use pintle_api::user::UserInfo;
-use rustls::pki_types::CertificateDer;
-use std::sync::Arc;
 
-/// The certificates that a TLS client showed, leaf first, among the extensions of its requests. The handshake proved that
-/// the client holds the key; whether the certificate is one of the cluster's is for the authenticator to decide.
-#[derive(Clone, Debug)]
-pub struct PeerCertificates(pub Arc<[CertificateDer<'static>]>);
-
-/// Names the user of a request from its credentials: a client certificate ([`PeerCertificates`] among the
+/// Names the user of a request from its credentials: a client certificate ([`crate::listener::Peer`] among the
 /// extensions), a bearer token, a front proxy's headers.
 #[async_trait]
 pub trait Authenticator: Send + Sync + 'static {

@@ -30,6 +30,7 @@ pub mod query;
 pub mod registry;
 pub mod request_info;
 pub mod respond;
+pub mod secure;
 pub mod selection;
 mod server;
 pub mod special;

@@ -1,4 +1,9 @@
 //! Endpoints with behaviour of their own, outside generic create/get/update/…: [`SpecialRest`], kept in [`Specials`].
+pub mod access_review;
+pub mod identity_review;
+pub mod openid;
+pub mod token_request;
+
 use crate::body::{Body, RequestBody};
 use crate::context::RequestContext;
 use crate::registry::Registry;

@@ -3,8 +3,9 @@
 use super::service_account::user_of_token;
 use super::tokens::{TokenError, TokenKeys};
 use super::x509::ClientCertificates;
-use super::{Authenticator, PeerCertificates, impersonation};
+use super::{Authenticator, impersonation};
 use crate::authz::default::ClusterAuthorizer;
+use crate::listener::Peer;
 use crate::registry::Registry;
 use async_trait::async_trait;
 use http::header::AUTHORIZATION;
@@ -38,7 +39,7 @@ impl ClusterAuthenticator {
 
     async fn user_of(&self, request: &http::request::Parts, registry: &Registry) -> Result<UserInfo, ApiError> {
         let now = jiff::Timestamp::now().as_second();
-        if let Some(PeerCertificates(chain)) = request.extensions.get()
+        if let Some(Peer { certificates: chain, .. }) = request.extensions.get()
             && !chain.is_empty()
         {
             match self.certificates.user(chain, now.try_into().unwrap_or(0)) {

@@ -133,7 +133,8 @@ fn validate(review: &Value, whose: Whose) -> Vec<FieldError> {
 }
 
 fn user_of(spec: &Value) -> UserInfo {
-    let strings = |value: &Value| value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+    let strings =
+        |value: &Value| value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
     UserInfo {
         name: spec.text("user").to_owned(),
         uid: spec.text("uid").to_owned(),
@@ -200,8 +201,7 @@ impl SpecialRest for RulesReview {
                 other_rules.push(json!({"verbs": rule.verbs, "nonResourceURLs": rule.non_resource_urls}));
             }
         }
-        let mut status =
-            json!({"resourceRules": resource_rules, "nonResourceRules": other_rules, "incomplete": false});
+        let mut status = json!({"resourceRules": resource_rules, "nonResourceRules": other_rules, "incomplete": false});
         if !errors.is_empty() {
             object_of(&mut status).set("evaluationError", errors.join(", "));
         }

@@ -120,8 +120,7 @@ fn check_place(asked: &Value, namespace: &str, name: &str) -> Result<(), ApiErro
             ApiError::invalid(KIND, name, &[FieldError::invalid(&metadata.child(field), given, detail)])
         })
     };
-    let error =
-        differs("name", asked.name(), name).or_else(|| differs("namespace", asked.namespace(), namespace));
+    let error = differs("name", asked.name(), name).or_else(|| differs("namespace", asked.namespace(), namespace));
     error.map_or(Ok(()), Err)
 }
 
