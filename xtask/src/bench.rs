@@ -56,7 +56,8 @@ impl Bench {
     /// A cluster of Pintle with a data directory of its own; reset when dropped.
     fn cluster(&self) -> Result<Cluster> {
         let dir = tempfile::Builder::new().prefix("pintle-bench-").tempdir()?;
-        let pintle = self.pintle.canonicalize().with_context(|| format!("{}: build it first", self.pintle.display()))?;
+        let pintle =
+            self.pintle.canonicalize().with_context(|| format!("{}: build it first", self.pintle.display()))?;
         Ok(Cluster { pintle, dir })
     }
 }
@@ -131,7 +132,11 @@ impl Spread {
             anyhow::bail!("no figure was taken");
         };
         let middle = figures.len() / 2;
-        let median = if figures.len().is_multiple_of(2) { f64::midpoint(figures[middle - 1], figures[middle]) } else { figures[middle] };
+        let median = if figures.len().is_multiple_of(2) {
+            f64::midpoint(figures[middle - 1], figures[middle])
+        } else {
+            figures[middle]
+        };
         Ok(Spread { median, min, max })
     }
 }

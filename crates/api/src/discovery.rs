@@ -85,9 +85,12 @@ pub fn api_resource_list(scheme: &Scheme, group: &str, version: &str) -> Option<
         resources.extend(r.subresources.iter().map(|s| legacy_subresource(r, s)));
     }
     let group_version = api_version(group, version);
-    Some(json!({
-        "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources,
-    }))
+    let mut list = json!({"kind": "APIResourceList", "groupVersion": group_version, "resources": resources});
+    if !group.is_empty() {
+        // Upstream leaves it out for the core group.
+        list["apiVersion"] = "v1".into();
+    }
+    Some(list)
 }
 
 fn names(body: &mut Map<String, Value>, r: &Resource) {

@@ -102,6 +102,10 @@ flags! {
     retain_keys = 6;
     /// The published default is the zero value.
     zero_default = 7;
+    /// `x-kubernetes-map-type: granular`: not atomic here, though the type of the value is elsewhere.
+    map_granular = 8;
+    /// Strategic merge patch replaces the object rather than merging it.
+    replace = 9;
 }
 
 /// A field of a [`Type`].

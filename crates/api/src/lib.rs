@@ -13,6 +13,7 @@
 //! | [`quantity`] | exact amounts: [`quantity::Quantity`] |
 //! | [`selector`] | label and field selectors |
 //! | [`int_or_string`] | ports and percentages |
+//! | [`openapi`] | the documents of `/openapi/v2` and `/openapi/v3`: [`openapi::OpenApi`] |
 //! | [`patch`] | JSON patch, JSON merge patch, strategic merge patch |
 //! | [`user`] | identities: [`user::UserInfo`] |
 pub mod decode;
@@ -23,6 +24,7 @@ pub mod field;
 pub mod int_or_string;
 pub mod meta;
 pub mod names;
+pub mod openapi;
 pub mod patch;
 pub mod quantity;
 pub mod scheme;

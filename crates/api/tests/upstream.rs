@@ -1,8 +1,13 @@
 //! Comparisons with what upstream publishes in its Go modules. They need the modules: the tests pass at once unless
 //! `PINTLE_GO_MODULES` names the directory that holds `kubernetes@v1.36.3` and `api@v0.36.3`.
+#![allow(clippy::unwrap_used, reason = "a test")]
 use std::{fs, path::PathBuf};
 
-use pintle_api::{discovery, scheme::Scheme};
+use pintle_api::{
+    discovery,
+    openapi::OpenApi,
+    scheme::{Scheme, api_version},
+};
 use serde_json::Value;
 
 fn modules() -> Option<PathBuf> {
@@ -23,5 +28,57 @@ fn discovery_documents_equal_upstreams() {
         let file =
             if group.is_empty() { format!("api__{version}.json") } else { format!("apis__{group}__{version}.json") };
         assert_eq!(discovery::api_resource_list(&scheme, group, version), Some(read(published.join(file))));
+    }
+}
+
+/// Schemas of the two documents must be equal; descriptions and operations' prose are compared only where both have them.
+#[test]
+fn openapi_schemas_equal_upstreams() {
+    let Some(modules) = modules() else { return };
+    let published = modules.join("kubernetes@v1.36.3/api/openapi-spec/v3");
+    let scheme = Scheme::builtin();
+    let openapi = OpenApi::new(&scheme, &|_| None);
+    let mut differences = Vec::new();
+    for gv in scheme.group_versions() {
+        let prefix = if gv.group.is_empty() { "api" } else { "apis" };
+        let path = format!("{prefix}/{}", api_version(&gv.group, &gv.version));
+        let own: Value = serde_json::from_slice(&openapi.v3(&path).unwrap()).unwrap();
+        let theirs = read(published.join(format!("{}_openapi.json", path.replace('/', "__"))));
+        for (name, schema) in
+            theirs["components"]["schemas"].as_object().unwrap().iter().filter(|(n, _)| !n.ends_with(".WatchEvent"))
+        {
+            compare(name, schema, &own["components"]["schemas"][name], &mut differences);
+        }
+        for (path, item) in theirs["paths"].as_object().unwrap().iter().filter(|(p, _)| !p.contains("/watch/")) {
+            for method in ["get", "put", "post", "patch", "delete"] {
+                let (a, b) = (&item[method]["operationId"], &own["paths"][path][method]["operationId"]);
+                if a != b && !path.ends_with('/') && !path.contains("{path}") {
+                    differences.push(format!("{method} {path}: {a} {b}"));
+                }
+            }
+        }
+    }
+    differences.sort();
+    differences.dedup();
+    assert!(differences.is_empty(), "{} differences:\n{}", differences.len(), differences.join("\n"));
+}
+
+fn compare(at: &str, theirs: &Value, own: &Value, differences: &mut Vec<String>) {
+    match (theirs, own) {
+        (Value::Object(a), Value::Object(b)) => {
+            for (key, value) in a {
+                let both = b.contains_key(key);
+                if key == "x-kubernetes-group-version-kind" && at.contains(".meta.v1.") || key == "description" && !both
+                {
+                    continue;
+                }
+                compare(&format!("{at}.{key}"), value, b.get(key).unwrap_or(&Value::Null), differences);
+            }
+            for key in b.keys().filter(|k| !a.contains_key(*k)) {
+                differences.push(format!("{at}.{key}: only here"));
+            }
+        }
+        (a, b) if a != b => differences.push(format!("{at}: {a} {b}")),
+        _ => {}
     }
 }

@@ -23,7 +23,13 @@ impl Server<'_> {
         let report = tempfile::NamedTempFile::new()?;
         let before = usage(&self.pids)?;
         let mut command = Command::new(self.apibench);
-        run(command.arg("-kubeconfig").arg(self.kubeconfig).arg("-json").arg(report.path()).args(["-encodings", "json"]).args(flags))?;
+        run(command
+            .arg("-kubeconfig")
+            .arg(self.kubeconfig)
+            .arg("-json")
+            .arg(report.path())
+            .args(["-encodings", "json"])
+            .args(flags))?;
         let after = usage(&self.pids)?;
         Ok((serde_json::from_str(&std::fs::read_to_string(report.path())?)?, before, after))
     }
@@ -38,7 +44,10 @@ pub fn measure(bench: &Bench) -> Result<()> {
     cluster.up()?;
     let script = bench.upstream.join("apiserver.sh");
     let started = run(Command::new(&script).arg("start"))?;
-    let config = started.lines().find_map(|line| line.strip_prefix("kubeconfig: ")).context("apiserver.sh prints a kubeconfig")?;
+    let config = started
+        .lines()
+        .find_map(|line| line.strip_prefix("kubeconfig: "))
+        .context("apiserver.sh prints a kubeconfig")?;
     let kubeconfig = cluster.kubeconfig();
     let ours = Server { kubeconfig: &kubeconfig, pids: vec![cluster.pid()?], apibench: &program };
     let pids = [named("kube-apiserver")?, named("etcd")?].concat();

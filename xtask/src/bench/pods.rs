@@ -22,7 +22,12 @@ pub fn run_subject(bench: &Bench) -> Result<()> {
     std::fs::copy("/bin/busybox", root.join("bin/busybox")).context("install busybox-static")?;
     std::os::unix::fs::symlink("busybox", root.join("bin/sleep"))?;
     let tar = cluster.dir.path().join("busybox.tar");
-    run(Command::new(&cluster.pintle).args(["image", "pack"]).arg(&root).args(["--name", IMAGE]).arg("--output").arg(&tar))?;
+    run(Command::new(&cluster.pintle)
+        .args(["image", "pack"])
+        .arg(&root)
+        .args(["--name", IMAGE])
+        .arg("--output")
+        .arg(&tar))?;
     run(cluster.command(&["image", "load"]).arg(&tar))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -44,7 +49,11 @@ pub fn run_subject(bench: &Bench) -> Result<()> {
         println!("| POST to Running, one pod (ms) | {} |", Spread::of(single)?);
         println!("| {MANY} pods at once, all Running (ms) | {many:.0} |");
         println!("| memory per running pod (MiB PSS, all of Pintle's growth) | {per_pod:.2} |");
-        pods.delete_collection(&DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() }, &ListParams::default()).await?;
+        pods.delete_collection(
+            &DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() },
+            &ListParams::default(),
+        )
+        .await?;
         anyhow::Ok(())
     })
 }

@@ -17,7 +17,8 @@ pub struct Usage {
 pub fn usage(pids: &[i32]) -> Result<Usage> {
     pids.iter().try_fold(Usage::default(), |sum, pid| {
         let dir = PathBuf::from(format!("/proc/{pid}"));
-        let read = |name: &str| std::fs::read_to_string(dir.join(name)).with_context(|| format!("process {pid} is gone"));
+        let read =
+            |name: &str| std::fs::read_to_string(dir.join(name)).with_context(|| format!("process {pid} is gone"));
         let field = |text: &str, name: &str| -> u64 {
             let value = text.lines().find_map(|line| line.strip_prefix(name));
             value.and_then(|v| v.split_whitespace().next()?.parse().ok()).unwrap_or(0)

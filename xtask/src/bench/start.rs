@@ -23,9 +23,10 @@ pub fn run(bench: &Bench) -> Result<()> {
         upstream_again.push(upstream_start(bench, true)?);
     }
     heading("Start (ms): median (min–max)", &["figure", "Pintle", "upstream etcd + kube-apiserver", "ratio"]);
-    for (name, ours, theirs) in
-        [("empty directory to node Ready (upstream: API ready)", ready, upstream), ("restart to serving", serving, upstream_again)]
-    {
+    for (name, ours, theirs) in [
+        ("empty directory to node Ready (upstream: API ready)", ready, upstream),
+        ("restart to serving", serving, upstream_again),
+    ] {
         let (ours, theirs) = (Spread::of(ours)?, Spread::of(theirs)?);
         println!("| {name} | {ours} | {theirs} | {:.2} |", ours.median / theirs.median);
     }
@@ -39,7 +40,8 @@ fn millis(start: Instant) -> f64 {
 /// Starts a stopped cluster; the time until `/readyz` says ok.
 fn restart(cluster: &Cluster) -> Result<f64> {
     let config = std::fs::read_to_string(cluster.kubeconfig())?;
-    let server = config.lines().find_map(|line| line.trim().strip_prefix("server:")).context("a kubeconfig names a server")?;
+    let server =
+        config.lines().find_map(|line| line.trim().strip_prefix("server:")).context("a kubeconfig names a server")?;
     let url = format!("{}/readyz", server.trim().trim_matches('"'));
     let start = Instant::now();
     let mut up = cluster.command(&["up"]).arg("--detach").stdout(std::process::Stdio::null()).spawn()?;
@@ -83,7 +85,11 @@ pub fn idle(bench: &Bench) -> Result<()> {
     let row = |name: &str, a: f64, b: f64| println!("| {name} | {a:.2} | {b:.2} | {:.2} |", a / b);
     row("PSS (MiB)", mib(after.pss_kib), mib(upstream_after.pss_kib));
     let percent = |before: f64, after: f64| (after - before) / 10.0 / WATCH.as_secs_f64();
-    row("CPU (% of a core)", percent(before.cpu_ms, after.cpu_ms), percent(upstream_before.cpu_ms, upstream_after.cpu_ms));
+    row(
+        "CPU (% of a core)",
+        percent(before.cpu_ms, after.cpu_ms),
+        percent(upstream_before.cpu_ms, upstream_after.cpu_ms),
+    );
     let rate = |before: u64, after: u64| (after - before) as f64 / 1024.0 / WATCH.as_secs_f64();
     row("written (KiB/s)", rate(before.written, after.written), rate(upstream_before.written, upstream_after.written));
     Ok(())

@@ -24,8 +24,8 @@ const HEADER: &str = "\
 # A field is a line that starts with a tab: name (empty: inlined), protobuf number, shape, flags, further facts as key=value:
 #   shape: s string, b bool, i int32, l int64, B byte-sized or other integer, d float64, y bytes, t Time, T MicroTime, D Duration,
 #     q Quantity, x IntOrString, r RawExtension, f FieldsV1, j any JSON, [x list, {x map, wx list in a message of its own, #x object
-#   flags: r required, o omitempty, z omitzero, p pointer, a list atomic, s list set, m list map, A map atomic, M merge,
-#     R retainKeys, Z default is the zero value
+#   flags: r required, o omitempty, z omitzero, p pointer, a list atomic, s list set, m list map, A map atomic, G map granular, M merge,
+#     R retainKeys, X replace, Z default is the zero value
 #   facts: k list map keys, mk merge key, d default, g Go type of a named scalar, list or map
 ";
 
@@ -223,8 +223,10 @@ impl Generator {
             ('s', list_type == "set"),
             ('m', list_type == "map"),
             ('A', property["x-kubernetes-map-type"] == "atomic"),
+            ('G', property["x-kubernetes-map-type"] == "granular"),
             ('M', field.patch_strategy.split(',').any(|s| s == "merge")),
             ('R', field.patch_strategy.split(',').any(|s| s == "retainKeys")),
+            ('X', field.patch_strategy == "replace"),
             ('Z', zero),
         ] {
             if set {

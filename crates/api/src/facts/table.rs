@@ -124,7 +124,7 @@ fn field(
         return Ok(Declared::Inline(number, id));
     }
     let letters = parts.next().unwrap_or_default();
-    let bits = ["r", "o", "z", "p", "A", "M", "R", "Z"];
+    let bits = ["r", "o", "z", "p", "A", "M", "R", "Z", "G", "X"];
     let flags = bits.iter().enumerate().filter(|(_, l)| letters.contains(**l)).fold(0, |n, (bit, _)| n | 1 << bit);
     let list_type = match () {
         () if letters.contains('a') => ListType::Atomic,

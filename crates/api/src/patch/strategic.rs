@@ -30,6 +30,7 @@ enum Schema {
 struct FieldSchema {
     below: Schema,
     merge: bool,
+    replace: bool,
     merge_key: &'static str,
 }
 
@@ -51,15 +52,21 @@ impl Schema {
     }
 
     fn field(self, key: &str) -> Result<FieldSchema> {
-        let of =
-            |f: &Field| FieldSchema { below: Schema::of(&f.shape), merge: f.flags.merge(), merge_key: f.merge_key };
+        let of = |f: &Field| FieldSchema {
+            below: Schema::of(&f.shape),
+            merge: f.flags.merge(),
+            replace: f.flags.replace(),
+            merge_key: f.merge_key,
+        };
         match self {
             Schema::Type(ty) => ty.field(key).map(of).ok_or_else(|| {
                 let (key, path) = (go_quote(key), ty.go_type());
                 PatchError::Type(format!("unable to find api field {key} in {path}"))
             }),
-            Schema::Map(shape) => Ok(FieldSchema { below: Schema::of(shape), merge: false, merge_key: "" }),
-            Schema::Unknown => Ok(FieldSchema { below: Schema::Unknown, merge: false, merge_key: "" }),
+            Schema::Map(shape) => {
+                Ok(FieldSchema { below: Schema::of(shape), merge: false, replace: false, merge_key: "" })
+            }
+            Schema::Unknown => Ok(FieldSchema { below: Schema::Unknown, merge: false, replace: false, merge_key: "" }),
         }
     }
 }
@@ -147,6 +154,10 @@ fn merge_key_value(original: &mut Object, key: String, mut value: Value, schema:
     match (current, value) {
         (Some(current @ Value::Object(_)), Value::Object(patch)) => {
             let field = schema.field(&key)?;
+            if field.replace {
+                *current = Value::Object(patch);
+                return Ok(());
+            }
             merge_map(current, patch, field.below)
         }
         (Some(Value::Array(current)), Value::Array(patch)) => {
