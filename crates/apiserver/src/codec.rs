@@ -1,12 +1,15 @@
-//! From the wire to objects and back. Start at [`read_object`] and [`encode_object`].
+//! From the wire to objects and back. Start at [`decode_typed`], [`read_object`] and [`encode_object`].
 use crate::body::RequestBody;
 use crate::negotiate::{ACCEPTED, Encoding, JSON, Negotiation, YAML, header};
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use http_body_util::BodyExt;
+use crate::context::RequestContext;
+use pintle_api::decode::{self, DecodeError, Decoded, strict_bad_request};
+use pintle_api::facts;
 use pintle_api::meta::ObjectExt;
-use pintle_api::scheme::split_api_version;
+use pintle_api::scheme::{Resource, api_version, split_api_version};
 use pintle_api::status::ApiError;
 use serde_json::Value;
 
@@ -88,22 +91,117 @@ fn drop_nulls(value: &mut Value) {
     }
 }
 
-/// Refuses an object of another kind or version than `api_version` and `kind`; either may be missing.
-pub fn expect_type(object: &Value, api_version: &str, kind: &str) -> Result<(), ApiError> {
-    let (given_kind, given_version) = (object.kind(), object.api_version());
+/// How unknown and duplicate fields are answered: the `fieldValidation` parameter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FieldValidation {
+    /// Dropped silently.
+    Ignore,
+    /// Dropped, with warnings.
+    #[default]
+    Warn,
+    /// Refused.
+    Strict,
+}
+
+impl FieldValidation {
+    /// From the parameter, whose value has been checked.
+    pub fn parse(text: &str) -> Self {
+        match text {
+            "Ignore" => FieldValidation::Ignore,
+            "Strict" => FieldValidation::Strict,
+            _ => FieldValidation::Warn,
+        }
+    }
+
+    fn judge(self, cx: &RequestContext, resource: &Resource, errors: &[String]) -> Result<(), ApiError> {
+        match self {
+            FieldValidation::Strict if !errors.is_empty() => {
+                Err(strict_bad_request(errors, &resource.kind, &resource.version, &resource.kind))
+            }
+            FieldValidation::Warn => {
+                errors.iter().for_each(|error| cx.warn(error.clone()));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Decodes a body as an object of `resource`, in the form that is stored: known fields only, values in canonical form.
+pub fn decode_typed(
+    cx: &RequestContext,
+    resource: &Resource,
+    validation: FieldValidation,
+    content_type: &str,
+    bytes: &[u8],
+) -> Result<Value, ApiError> {
+    let typed = facts::lookup(&resource.group, &resource.version, &resource.kind);
+    let decoded = match content_type {
+        JSON => match typed {
+            Some(ty) => decode::decode(bytes, ty),
+            None => decode::decode_untyped(bytes),
+        },
+        _ => {
+            let value = decode(content_type, bytes)?;
+            check_type(&value, resource)?;
+            match typed {
+                Some(ty) => decode::decode_value(value, ty),
+                None => Ok(Decoded { value, strict_errors: Vec::new() }),
+            }
+        }
+    };
+    let decoded = decoded.map_err(|error| explain(&error, resource, bytes))?;
+    check_type(&decoded.value, resource)?;
+    validation.judge(cx, resource, &decoded.strict_errors)?;
+    Ok(decoded.value)
+}
+
+/// What a patch made, decoded as an object of `resource`.
+pub fn retype(
+    cx: &RequestContext,
+    resource: &Resource,
+    validation: FieldValidation,
+    value: Value,
+) -> Result<Value, ApiError> {
+    let Some(ty) = facts::lookup(&resource.group, &resource.version, &resource.kind) else { return Ok(value) };
+    let decoded = decode::decode_value(value, ty).map_err(|error| ApiError::bad_request(error.0))?;
+    validation.judge(cx, resource, &decoded.strict_errors)?;
+    Ok(decoded.value)
+}
+
+/// Why a body is no object of `resource`: it may be one of another kind.
+fn explain(error: &DecodeError, resource: &Resource, bytes: &[u8]) -> ApiError {
+    match serde_json::from_slice::<Value>(bytes) {
+        Err(syntax) => {
+            let why = decode::go_json_error(bytes, &syntax);
+            decode::unrecognized(bytes, &resource.kind, &format!("couldn't get version/kind; json parse error: {why}"))
+        }
+        Ok(value) => match check_type(&value, resource) {
+            Err(other) => other,
+            Ok(()) => error.bad_request(&resource.kind, &resource.version, &resource.kind),
+        },
+    }
+}
+
+/// Refuses an object of another kind or version; either may be missing.
+fn check_type(object: &Value, resource: &Resource) -> Result<(), ApiError> {
+    let (kind, given) = (object.kind(), object.api_version());
+    let expected = resource.api_version();
     if !object.is_object() {
-        return Err(ApiError::bad_request(format!("the object provided is unrecognized (must be of type {kind})")));
+        return Err(decode::unrecognized(object.to_string().as_bytes(), &resource.kind, "Object 'Kind' is missing"));
     }
-    if !given_kind.is_empty() && given_kind != kind {
-        let (_, version) = split_api_version(given_version);
-        return Err(ApiError::bad_request(format!(
-            "{given_kind} in version \"{version}\" cannot be handled as a {kind}: converting ({given_kind}) to ({kind}): \
-             unknown conversion"
-        )));
+    if !kind.is_empty() && kind != resource.kind {
+        let (group, version) = split_api_version(if given.is_empty() { &expected } else { given });
+        let why = if facts::lookup(group, version, kind).is_some() {
+            format!("converting ({group}.{kind}) to ({}.{}): unknown conversion", resource.group, resource.kind)
+        } else {
+            format!("no kind \"{kind}\" is registered for version \"{}\" in scheme", api_version(group, version))
+        };
+        return Err(DecodeError(why).bad_request(kind, version, &resource.kind));
     }
-    if !given_version.is_empty() && given_version != api_version {
+    if !given.is_empty() && given != expected {
         return Err(ApiError::bad_request(format!(
-            "the API version in the data ({given_version}) does not match the expected API version ({api_version})"
+            "the API version in the data ({given}) does not match the expected API version ({expected})"
         )));
     }
     Ok(())

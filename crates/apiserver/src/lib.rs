@@ -17,7 +17,6 @@ pub mod bootstrap;
 pub mod codec;
 pub mod context;
 pub mod defaults;
-mod discovery;
 pub mod encode;
 pub mod follow;
 pub mod in_process;

@@ -1,61 +1,60 @@
 //! The patch formats that PATCH takes. Start at [`Patch::parse`].
+use pintle_api::facts;
+use pintle_api::patch::{json_patch, merge_patch_checked, strategic};
 use pintle_api::scheme::Resource;
 use pintle_api::status::ApiError;
 use serde_json::Value;
 
 const JSON_PATCH: &str = "application/json-patch+json";
 const MERGE_PATCH: &str = "application/merge-patch+json";
+const STRATEGIC: &str = "application/strategic-merge-patch+json";
 const APPLY: &str = "application/apply-patch+yaml";
-/// How many operations a JSON patch may have. upstream: maxJSONPatchOperations.
-const MAX_OPERATIONS: usize = 10_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Json,
+    Merge,
+    Strategic,
+}
 
 /// A patch, parsed.
 #[derive(Clone, Debug)]
-pub enum Patch {
-    /// RFC 6902.
-    Json(json_patch::Patch),
-    /// RFC 7386.
-    Merge(Value),
+pub struct Patch {
+    format: Format,
+    content: Value,
 }
 
 impl Patch {
     /// Reads a patch of one of the formats that `resource` takes.
-    pub fn parse(_resource: &Resource, media_type: &str, bytes: &[u8]) -> Result<Self, ApiError> {
-        let unreadable = |error: serde_json::Error| ApiError::bad_request(format!("error decoding patch: {error}"));
-        match media_type {
-            JSON_PATCH => {
-                let patch: json_patch::Patch = serde_json::from_slice(bytes).map_err(unreadable)?;
-                if patch.0.len() > MAX_OPERATIONS {
-                    return Err(ApiError::too_large(format_args!(
-                        "The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
-                        patch.0.len()
-                    )));
-                }
-                Ok(Patch::Json(patch))
-            }
-            MERGE_PATCH => serde_json::from_slice(bytes).map(Patch::Merge).map_err(unreadable),
+    pub fn parse(resource: &Resource, media_type: &str, bytes: &[u8]) -> Result<Self, ApiError> {
+        let typed = facts::lookup(&resource.group, &resource.version, &resource.kind).is_some();
+        let format = match media_type {
+            JSON_PATCH => Format::Json,
+            MERGE_PATCH => Format::Merge,
+            STRATEGIC if typed => Format::Strategic,
             APPLY => {
-                let mut error = ApiError::unsupported_media_type(&[JSON_PATCH, MERGE_PATCH]);
+                let mut error = ApiError::unsupported_media_type(&[JSON_PATCH, MERGE_PATCH, STRATEGIC]);
                 error.message = format!("server-side apply is not supported yet: {}", error.message);
-                Err(error)
+                return Err(error);
             }
-            _ => Err(ApiError::unsupported_media_type(&[JSON_PATCH, MERGE_PATCH, APPLY])),
-        }
+            _ if typed => return Err(ApiError::unsupported_media_type(&[JSON_PATCH, MERGE_PATCH, STRATEGIC, APPLY])),
+            _ => return Err(ApiError::unsupported_media_type(&[JSON_PATCH, MERGE_PATCH, APPLY])),
+        };
+        let malformed = |error| ApiError::bad_request(pintle_api::decode::go_json_error(bytes, &error));
+        Ok(Patch { format, content: serde_json::from_slice(bytes).map_err(malformed)? })
     }
 
     /// What the patch makes of `old`.
     pub fn apply(&self, resource: &Resource, old: &Value) -> Result<Value, ApiError> {
-        let mut new = old.clone();
-        match self {
-            Patch::Json(patch) => {
-                let failed = |error: json_patch::PatchError| {
-                    let mut status = ApiError::invalid(resource.group_kind(), "", &[]);
-                    status.message = format!("the server rejected our request due to an error in our request: {error}");
-                    status
-                };
-                json_patch::patch(&mut new, patch).map_err(failed)?;
+        let (mut new, content) = (old.clone(), self.content.clone());
+        match self.format {
+            Format::Json => json_patch(&mut new, content)?,
+            Format::Merge => merge_patch_checked(&mut new, content)?,
+            Format::Strategic => {
+                let ty = facts::lookup(&resource.group, &resource.version, &resource.kind)
+                    .ok_or_else(|| ApiError::unsupported_media_type(&[JSON_PATCH, MERGE_PATCH]))?;
+                strategic::merge(&mut new, content, ty)?;
             }
-            Patch::Merge(patch) => json_patch::merge(&mut new, patch),
         }
         Ok(new)
     }

@@ -44,10 +44,17 @@ pub fn raw(status: StatusCode, content_type: &'static str, body: impl Into<Body>
 
 /// `body`, compressed if it is large and the client accepts that.
 fn negotiated(status: StatusCode, negotiation: &Negotiation, body: Body) -> Response<Body> {
+    let mut response = negotiated_as(negotiation.content_type(), negotiation, body);
+    *response.status_mut() = status;
+    response
+}
+
+/// A successful response of `content_type`, compressed if it is large and the client accepts that.
+pub fn negotiated_as(content_type: &'static str, negotiation: &Negotiation, body: Body) -> Response<Body> {
     if !negotiation.gzip || body.known_length().is_some_and(|length| length < GZIP_THRESHOLD) {
-        return raw(status, negotiation.content_type(), body);
+        return raw(StatusCode::OK, content_type, body);
     }
-    let mut response = raw(status, negotiation.content_type(), body.gzip());
+    let mut response = raw(StatusCode::OK, content_type, body.gzip());
     response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     response.headers_mut().insert(VARY, HeaderValue::from_static("Accept-Encoding"));
     response

@@ -6,13 +6,14 @@ use crate::negotiate::{Negotiation, header};
 use crate::respond;
 use http::header::ACCEPT;
 use http::{Method, Response, StatusCode};
+use pintle_api::discovery;
 use pintle_api::status::ApiError;
 use serde_json::{Value, json};
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
 impl ApiServer {
-    pub(super) async fn path(
+    pub(super) fn path(
         &self,
         cx: &RequestContext,
         negotiation: &Negotiation,
@@ -30,19 +31,31 @@ impl ApiServer {
             ["metrics"] => {
                 Ok(respond::raw(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics().text()))
             }
-            _ => self.discovery(negotiation, header(&parts.headers, ACCEPT.as_str()), &segments).await,
+            _ => self.discovery(negotiation, header(&parts.headers, ACCEPT.as_str()), &segments),
         }
     }
 
-    async fn discovery(
+    fn discovery(
         &self,
         negotiation: &Negotiation,
-        _accept: &str,
+        accept: &str,
         segments: &[&str],
     ) -> Result<Response<Body>, ApiError> {
         let scheme = self.registry().scheme();
-        let document = crate::discovery::document(&scheme, segments).ok_or_else(ApiError::unknown_path)?;
-        respond::value(StatusCode::OK, negotiation, &document)
+        let aggregated = accept.contains("as=APIGroupDiscoveryList") && accept.contains("v=v2");
+        let found = match segments {
+            ["api" | "apis"] if aggregated => {
+                let document = discovery::aggregated(&scheme, segments[0] == "api").to_string();
+                return Ok(respond::negotiated_as(discovery::AGGREGATED, negotiation, document.into()));
+            }
+            ["api"] => Some(discovery::api_versions("")),
+            ["apis"] => Some(discovery::api_group_list(&scheme)),
+            ["apis", group] => discovery::api_group(&scheme, group),
+            ["api", version] => discovery::api_resource_list(&scheme, "", version),
+            ["apis", group, version] => discovery::api_resource_list(&scheme, group, version),
+            _ => None,
+        };
+        respond::value(StatusCode::OK, negotiation, &found.ok_or_else(ApiError::unknown_path)?)
     }
 
     fn health(&self, cx: &RequestContext, endpoint: &str, only: Option<&&str>) -> Response<Body> {

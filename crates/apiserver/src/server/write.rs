@@ -2,7 +2,7 @@
 use super::ApiServer;
 use super::resource::Call;
 use crate::body::{Body, RequestBody};
-use crate::codec::{content_type, decode, expect_type, read_body, read_object};
+use crate::codec::{FieldValidation, content_type, decode, decode_typed, read_body, retype};
 use crate::list_options::ListOptions;
 use crate::patch::Patch;
 use crate::registry::{DeleteOptions, Deleted, Write, Written, is_storage_version};
@@ -36,8 +36,7 @@ impl ApiServer {
 
     pub(super) async fn create(&self, call: &Call, body: RequestBody) -> Result<Response<Body>, ApiError> {
         let options = write_options(call, "CreateOptions")?;
-        let object = read_object(&call.parts.headers, body).await?;
-        expect_type(&object, &call.resource.api_version(), &call.resource.kind)?;
+        let object = read_typed(call, body).await?;
         let write = self.write_of(call, is_dry_run(&options), &options);
         let written = self.registry().create(&write, object).await?;
         answer(call, &written)
@@ -45,8 +44,7 @@ impl ApiServer {
 
     pub(super) async fn update(&self, call: &Call, body: RequestBody) -> Result<Response<Body>, ApiError> {
         let options = write_options(call, "UpdateOptions")?;
-        let object = read_object(&call.parts.headers, body).await?;
-        expect_type(&object, &call.resource.api_version(), &call.resource.kind)?;
+        let object = read_typed(call, body).await?;
         let name = &call.cx.info.name;
         match object.name() {
             "" => {
@@ -80,7 +78,11 @@ impl ApiServer {
         let write = self.write_of(call, is_dry_run(&options), &options);
         let name = &call.cx.info.name;
         let not_found = || ApiError::not_found(call.resource.group_resource(), name);
-        let mut apply = |old: Option<&Value>| patch.apply(&call.resource, old.ok_or_else(not_found)?);
+        let validation = validation_of(call);
+        let mut apply = |old: Option<&Value>| {
+            let patched = patch.apply(&call.resource, old.ok_or_else(not_found)?)?;
+            retype(&call.cx, &call.resource, validation, patched)
+        };
         let written = self.registry().update(&write, name, false, &mut apply).await?;
         answer(call, &written)
     }
@@ -133,6 +135,15 @@ impl ApiServer {
             _ => Ok(()),
         }
     }
+}
+
+async fn read_typed(call: &Call, body: RequestBody) -> Result<Value, ApiError> {
+    let bytes = read_body(body).await?;
+    decode_typed(&call.cx, &call.resource, validation_of(call), content_type(&call.parts.headers), &bytes)
+}
+
+fn validation_of(call: &Call) -> FieldValidation {
+    FieldValidation::parse(call.cx.info.query.text("fieldValidation"))
 }
 
 fn answer(call: &Call, written: &Written) -> Result<Response<Body>, ApiError> {
