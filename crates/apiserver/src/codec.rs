@@ -1,11 +1,11 @@
 //! From the wire to objects and back. Start at [`decode_typed`], [`read_object`] and [`encode_object`].
 use crate::body::RequestBody;
+use crate::context::RequestContext;
 use crate::negotiate::{ACCEPTED, Encoding, JSON, Negotiation, YAML, header};
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use http_body_util::BodyExt;
-use crate::context::RequestContext;
 use pintle_api::decode::{self, DecodeError, Decoded, strict_bad_request};
 use pintle_api::facts;
 use pintle_api::meta::ObjectExt;

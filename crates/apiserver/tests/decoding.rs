@@ -1,0 +1,120 @@
+//! What clients observe of decoding, field validation, strategic patches and discovery.
+mod common;
+use common::Server;
+use serde_json::{Value, json};
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
+const STRATEGIC: &[(&str, &str)] = &[("content-type", "application/strategic-merge-patch+json")];
+
+fn deployment() -> Value {
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "creationTimestamp": null},
+        "spec": {
+            "selector": {"matchLabels": {"app": "web"}},
+            "template": {
+                "metadata": {"labels": {"app": "web"}},
+                "spec": {"containers": [{"name": "a", "image": "a:1"}, {"name": "b", "image": "b:1"}]},
+            },
+        },
+    })
+}
+
+#[tokio::test]
+async fn unknown_fields_warn_or_are_refused_as_asked() {
+    let server = Server::start();
+    let mut object = json!({"metadata": {"name": "a"}, "nonsense": 1});
+    let warned = server.post(MAPS, &object).await;
+    assert_eq!(warned.status, 201);
+    assert_eq!(warned.headers["warning"], "299 - \"unknown field \\\"nonsense\\\"\"");
+    assert_eq!(warned.json().get("nonsense"), None);
+    object["metadata"]["name"] = json!("b");
+    let (code, _, message) = server.post(&format!("{MAPS}?fieldValidation=Strict"), &object).await.failure();
+    assert_eq!(code, 400);
+    assert_eq!(
+        message,
+        "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: unknown field \"nonsense\""
+    );
+    let ignored = server.post(&format!("{MAPS}?fieldValidation=Ignore"), &object).await;
+    assert_eq!((ignored.status.as_u16(), ignored.headers.get("warning")), (201, None));
+}
+
+#[tokio::test]
+async fn a_body_of_another_kind_or_no_json_is_refused() {
+    let server = Server::start();
+    let (code, _, message) = server.post(MAPS, &deployment()).await.failure();
+    assert_eq!(code, 400);
+    assert!(message.contains("Deployment in version \"v1\" cannot be handled as a ConfigMap"), "{message}");
+    let (code, _, message) = server.call("POST", MAPS, &[], "{\"a\":").await.failure();
+    assert_eq!(code, 400);
+    assert!(message.starts_with("the object provided is unrecognized (must be of type ConfigMap)"), "{message}");
+    let (code, _, _) = server.call("POST", MAPS, &[("content-type", "text/html")], "<p>").await.failure();
+    assert_eq!(code, 415);
+}
+
+#[tokio::test]
+async fn a_strategic_merge_patch_merges_lists_by_key() {
+    let server = Server::start();
+    let created = server.post(DEPLOYMENTS, &deployment()).await.ok();
+    assert_eq!(created["metadata"]["generation"], 1);
+    let patch = json!({"spec": {"template": {"spec": {"containers": [{"name": "b", "image": "b:2"}]}}}});
+    let patched = server.call("PATCH", &format!("{DEPLOYMENTS}/web"), STRATEGIC, patch.to_string()).await.ok();
+    let containers = patched["spec"]["template"]["spec"]["containers"].as_array().unwrap();
+    let images: Vec<&str> = containers.iter().map(|container| container["image"].as_str().unwrap()).collect();
+    assert_eq!(images, ["a:1", "b:2"]);
+    assert_eq!(patched["metadata"]["generation"], 2);
+}
+
+#[tokio::test]
+async fn the_status_is_written_through_its_subresource_only() {
+    let server = Server::start();
+    server.post(DEPLOYMENTS, &deployment()).await.ok();
+    let uri = format!("{DEPLOYMENTS}/web");
+    let both = json!({"spec": {"replicas": 7}, "status": {"replicas": 3}});
+    let spec = server.merge(&uri, &both).await.ok();
+    assert_eq!((&spec["spec"]["replicas"], spec["status"].get("replicas")), (&json!(7), None));
+    let both = json!({"spec": {"replicas": 9}, "status": {"replicas": 4, "observedGeneration": 2}});
+    let status = server.merge(&format!("{uri}/status"), &both).await.ok();
+    assert_eq!((&status["spec"]["replicas"], &status["status"]["replicas"]), (&json!(7), &json!(4)));
+    assert_eq!(status["metadata"]["generation"], spec["metadata"]["generation"]);
+}
+
+#[tokio::test]
+async fn discovery_names_groups_versions_and_resources() {
+    let server = Server::start();
+    assert_eq!(server.get("/api").await.ok()["versions"], json!(["v1"]));
+    let groups = server.get("/apis").await.ok();
+    assert!(groups["groups"].as_array().unwrap().iter().any(|group| group["name"] == "apps"));
+    let core = server.get("/api/v1").await.ok();
+    assert!(core["resources"].as_array().unwrap().iter().any(|resource| resource["name"] == "pods/log"));
+    let aggregated =
+        [("accept", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json")];
+    let answer = server.call("GET", "/apis", &aggregated, "").await;
+    assert_eq!(answer.ok()["kind"], "APIGroupDiscoveryList");
+    assert!(answer.headers["content-type"].to_str().unwrap().contains("as=APIGroupDiscoveryList"));
+    assert_eq!(server.get("/apis/none").await.status, 404);
+}
+
+#[tokio::test]
+async fn health_version_and_metrics_answer() {
+    let server = Server::start();
+    assert_eq!(server.get("/livez").await.text, "ok");
+    let verbose = server.get("/readyz?verbose").await.text;
+    assert!(verbose.contains("[+]ping ok\n") && verbose.ends_with("readyz check passed\n"), "{verbose}");
+    assert_eq!(server.get("/healthz/ping").await.text, "ok");
+    assert_eq!(server.get("/version").await.ok()["minor"], "36");
+    server.get(MAPS).await.ok();
+    let metrics = server.get("/metrics").await.text;
+    assert!(metrics.contains("apiserver_request_total{code=\"200\",dry_run=\"\",group=\"\",resource=\"configmaps\""));
+}
+
+#[tokio::test]
+async fn every_answer_has_an_audit_id_and_partial_metadata_is_given_on_demand() {
+    let server = Server::start();
+    server.post(MAPS, &json!({"metadata": {"name": "a"}, "data": {"k": "v"}})).await.ok();
+    let accept = [("accept", "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"), ("audit-id", "x")];
+    let answer = server.call("GET", &format!("{MAPS}/a"), &accept, "").await;
+    assert_eq!(answer.headers["audit-id"], "x");
+    let object = answer.ok();
+    assert_eq!((&object["kind"], object.get("data")), (&json!("PartialObjectMetadata"), None));
+}
