@@ -10,6 +10,7 @@ use crate::status_manager::StatusManager;
 use crate::volumes::Volumes;
 use crate::worker::{self, Workers};
 use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::api::Api;
 use kube::runtime::watcher;
@@ -65,6 +66,8 @@ pub(crate) struct Kubelet {
     pub services: Informer<Service>,
     pub node: NodeFacts,
     pub machine_memory: i64,
+    /// When this process started.
+    pub since: Timestamp,
 }
 
 /// Starts a node agent that acts through `client` (as `system:node:<name>`) until `stop`; containers go on running after it.
@@ -106,6 +109,7 @@ pub async fn run(
         objects,
         node: facts,
         machine_memory: machine.memory,
+        since: Timestamp::now(),
         config,
     });
     tokio::spawn(agent.run(ready_sender, stop.clone()));

@@ -120,12 +120,10 @@ pub fn oom_score_adj(pod: &Pod, container: &Container, machine_memory: i64) -> i
     }
 }
 
-/// What a pod needs in total: requests `(milliCPU, bytes)` and limits where every container has one.
+/// What a pod's cgroup is set to: its CPU request, and limits where every container has one.
 pub struct PodTotals {
     /// Requested CPU in milliCPU.
     pub cpu_request: i64,
-    /// Requested memory in bytes.
-    pub memory_request: i64,
     /// CPU limit in milliCPU, when bounded.
     pub cpu_limit: Option<i64>,
     /// Memory limit in bytes, when bounded.
@@ -136,9 +134,9 @@ pub struct PodTotals {
 pub fn totals(pod: &Pod) -> PodTotals {
     let own = pod.pod_spec().and_then(|spec| spec.resources.as_ref());
     let overhead = |name: &str| amount(pod.pod_spec().and_then(|spec| spec.overhead.as_ref()), name).unwrap_or(0);
-    let requested = |name: &str| {
-        let own = own.and_then(|own| amount(own.requests.as_ref(), name));
-        own.unwrap_or_else(|| sum(pod, |container| Some(request(container, name))).unwrap_or(0)) + overhead(name)
+    let requested = || {
+        let own = own.and_then(|own| amount(own.requests.as_ref(), "cpu"));
+        own.unwrap_or_else(|| sum(pod, |container| Some(request(container, "cpu"))).unwrap_or(0)) + overhead("cpu")
     };
     let limited = |name: &str| {
         let own = own.and_then(|own| amount(own.limits.as_ref(), name));
@@ -146,8 +144,7 @@ pub fn totals(pod: &Pod) -> PodTotals {
     };
     let narrow = |value: i128| i64::try_from(value).unwrap_or(i64::MAX);
     PodTotals {
-        cpu_request: narrow(requested("cpu")),
-        memory_request: bytes(requested("memory")),
+        cpu_request: narrow(requested()),
         cpu_limit: limited("cpu").map(narrow),
         memory_limit: limited("memory").map(bytes),
     }

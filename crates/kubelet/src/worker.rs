@@ -7,7 +7,7 @@ mod sync;
 use crate::backoff::Backoff;
 use crate::kubelet::Kubelet;
 use crate::pods::PodExt;
-use crate::probes::ProbeResults;
+use crate::probes::ProbeSet;
 use crate::status::StartFailures;
 use crate::view::{self, PodView};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
@@ -150,7 +150,7 @@ struct Worker {
     exits: HashMap<String, Instant>,
     /// Termination messages already read, by container id.
     messages: HashMap<String, String>,
-    probes: ProbeResults,
+    probes: ProbeSet,
     evicted: Option<Eviction>,
     retry: Duration,
     /// The earliest time at which something is due although nothing happens.
@@ -159,6 +159,7 @@ struct Worker {
 
 impl Worker {
     fn new(kubelet: Arc<Kubelet>, uid: String, desk: Arc<Desk>) -> Self {
+        let bell = desk.clone();
         Worker {
             kubelet,
             uid,
@@ -167,7 +168,7 @@ impl Worker {
             restarts: HashMap::new(),
             exits: HashMap::new(),
             messages: HashMap::new(),
-            probes: ProbeResults::default(),
+            probes: ProbeSet::new(move || bell.wake.notify_one()),
             evicted: None,
             retry: RETRY.0,
             next: None,
@@ -259,7 +260,7 @@ impl Worker {
         let inputs = crate::status::Inputs {
             previous: &previous,
             failures: &self.failures,
-            probes: &self.probes,
+            probes: &self.probes.results(),
             host_ips: &self.kubelet.node.host_ips,
             terminal,
             evicted: self.evicted.as_ref().map(|evicted| (evicted.reason.as_str(), evicted.message.as_str())),

@@ -254,3 +254,64 @@ async fn running_containers_are_adopted_after_a_restart() {
     assert_eq!(started, ["started c", "started d"]);
     third.cancel();
 }
+
+#[tokio::test(start_paused = true)]
+async fn readiness_follows_its_probe_and_thresholds() {
+    let node = Node::start("readiness").await;
+    node.runtime.answer_exec("check", 1);
+    let probe =
+        json!({"exec": {"command": ["check"]}, "periodSeconds": 5, "failureThreshold": 2, "successThreshold": 1});
+    node.pod("a", json!({"containers": [{"name": "c", "image": "i", "readinessProbe": probe}]}));
+    let pod = node.phase("a", "Running").await;
+    assert!(!ready(&pod));
+    node.runtime.answer_exec("check", 0);
+    node.api.pod_until("a", ready).await;
+    let start = Instant::now();
+    node.runtime.answer_exec("check", 1);
+    node.api.pod_until("a", |pod| !ready(pod)).await;
+    assert_eq!(start.elapsed().as_secs(), 10);
+    assert!(node.api.events().contains(&"Unhealthy: Readiness probe failed: ".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_liveness_probe_restarts_only_after_startup() {
+    let node = Node::start("liveness").await;
+    node.runtime.answer_exec("boot", 1);
+    node.runtime.answer_exec("live", 1);
+    let probe = |command: &str, failures: i64| json!({"exec": {"command": [command]}, "periodSeconds": 1, "failureThreshold": failures});
+    node.pod(
+        "a",
+        json!({"containers": [{
+        "name": "c", "image": "i", "startupProbe": probe("boot", 100), "livenessProbe": probe("live", 3)}]}),
+    );
+    node.phase("a", "Running").await;
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let pod = node.api.pod("a").unwrap();
+    assert_eq!(pod["status"]["containerStatuses"][0]["started"], false);
+    assert!(!node.runtime.history().contains(&"exec live".into()));
+    node.runtime.answer_exec("boot", 0);
+    node.api.pod_until("a", |pod| pod["status"]["containerStatuses"][0]["restartCount"] == 1).await;
+    let history = node.runtime.history();
+    let before = history.iter().take_while(|line| !line.starts_with("stopping"));
+    let lives = before.filter(|line| *line == "exec live").count();
+    assert_eq!(lives, 3);
+    assert!(node.api.events().contains(&"Killing: Container c failed liveness probe, will be restarted".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn hooks_run_after_start_and_before_stop() {
+    let node = Node::start("hooks").await;
+    node.pod(
+        "a",
+        json!({"containers": [{"name": "c", "image": "i", "lifecycle": {
+        "postStart": {"exec": {"command": ["hello"]}}, "preStop": {"sleep": {"seconds": 7}}}}]}),
+    );
+    node.phase("a", "Running").await;
+    let start = Instant::now();
+    node.api.delete_pod("a", 30);
+    node.api.pod_until("a", Value::is_null).await;
+    assert_eq!(start.elapsed().as_secs(), 7);
+    let history = node.runtime.history();
+    let at = |what: &str| history.iter().position(|line| line == what);
+    assert!(at("started c") < at("exec hello") && at("exec hello") < at("stopping c within 23s"));
+}

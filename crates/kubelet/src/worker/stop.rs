@@ -23,6 +23,7 @@ impl Worker {
     /// Ends all containers and the sandbox, then publishes the final status.
     pub(super) async fn terminate(&mut self, pod: &Arc<Pod>) -> Result<(), String> {
         let view = self.view().await?;
+        self.probes.stop_restarts();
         let mut pod = pod.clone();
         if !pod.is_terminal() || view.running().next().is_some() {
             self.publish(&pod, &view, false);
@@ -39,6 +40,7 @@ impl Worker {
                 () = desk.hurry.notified() => pod = desk.pod(),
             }
         }
+        self.probes.stop();
         let view = self.view().await?;
         let running: Vec<&str> = view.running().map(|container| container.id.as_str()).collect();
         if !running.is_empty() {

@@ -24,8 +24,9 @@ impl Worker {
             self.publish(pod, &view, false);
             return Ok(true);
         }
+        self.follow_probes(pod, &view);
         let first = self.kubelet.statuses.get(&self.uid).is_none();
-        let plan = plan::actions(pod, &view, &self.probes);
+        let plan = plan::actions(pod, &view, &self.probes.results());
         // The first status of a new pod says nothing new before its sandbox exists: the next one follows at once.
         if !(first && plan.create_sandbox && plan.attempt == 0) {
             let status = self.publish(pod, &view, false);
@@ -49,6 +50,11 @@ impl Worker {
             self.due(at);
         }
         self.apply(pod, view, plan, &volumes.mounted).await
+    }
+
+    fn follow_probes(&mut self, pod: &Arc<Pod>, view: &PodView) {
+        let previous = self.kubelet.statuses.get(&self.uid).or_else(|| pod.status.clone());
+        self.probes.follow(&self.kubelet, pod, view, previous.as_ref());
     }
 
     /// Whether `activeDeadlineSeconds` have passed; asks for a look when they will.
@@ -120,6 +126,7 @@ impl Worker {
             changed |= self.try_start(pod, &pod.containers()[*index], &view, &sandbox).await;
         }
         let view = if changed { self.view().await? } else { view };
+        self.follow_probes(pod, &view);
         let status = self.publish(pod, &view, false);
         self.collect_garbage(pod, &view).await;
         if changed {
