@@ -173,7 +173,7 @@ impl ApiServer {
         if let Some(rest) = self.parts().specials.find_path(&cx.info.path).cloned() {
             return self.special(&*rest, SpecialRequest { cx, parts, body }, negotiation).await;
         }
-        self.path(&cx, &negotiation, &parts)
+        self.path(&cx, &negotiation, &parts).await
     }
 
     pub(crate) async fn special(

@@ -2,18 +2,19 @@
 use super::{ApiServer, method_not_allowed};
 use crate::body::Body;
 use crate::context::RequestContext;
-use crate::negotiate::{Negotiation, header};
+use crate::negotiate::{JSON, Negotiation, header};
 use crate::respond;
 use http::header::ACCEPT;
 use http::{Method, Response, StatusCode};
 use pintle_api::discovery;
+use pintle_api::openapi::OpenApi;
 use pintle_api::status::ApiError;
 use serde_json::{Value, json};
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
 impl ApiServer {
-    pub(super) fn path(
+    pub(super) async fn path(
         &self,
         cx: &RequestContext,
         negotiation: &Negotiation,
@@ -31,8 +32,25 @@ impl ApiServer {
             ["metrics"] => {
                 Ok(respond::raw(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics().text()))
             }
+            ["openapi", "v2"] => Ok(openapi(negotiation, self.openapi(|documents| Some(documents.v2())).await?)),
+            ["openapi", "v3"] => Ok(openapi(negotiation, self.openapi(|documents| Some(documents.v3_index())).await?)),
+            ["openapi", "v3", path @ ..] => {
+                let path = path.join("/");
+                let document = self.openapi(move |documents| documents.v3(&path)).await?;
+                Ok(openapi(negotiation, document))
+            }
             _ => self.discovery(negotiation, header(&parts.headers, ACCEPT.as_str()), &segments),
         }
+    }
+
+    /// An OpenAPI document, built on demand: megabytes that few clients ask for, and those keep them.
+    async fn openapi(
+        &self,
+        make: impl FnOnce(&OpenApi<'_>) -> Option<Vec<u8>> + Send + 'static,
+    ) -> Result<Vec<u8>, ApiError> {
+        let scheme = self.registry().scheme();
+        let work = tokio::task::spawn_blocking(move || make(&OpenApi::new(&scheme, &|_| None)));
+        work.await.map_err(ApiError::internal)?.ok_or_else(ApiError::unknown_path)
     }
 
     fn discovery(
@@ -94,6 +112,10 @@ impl ApiServer {
         }
         respond::raw(StatusCode::OK, TEXT, "ok")
     }
+}
+
+fn openapi(negotiation: &Negotiation, document: Vec<u8>) -> Response<Body> {
+    respond::negotiated_as(JSON, negotiation, document.into())
 }
 
 /// `version.Info`: the Kubernetes version that this server is compatible with.
