@@ -12,6 +12,7 @@ mod netlink;
 mod netns;
 pub mod nft;
 pub mod pod_network;
+mod policy;
 pub mod proxy;
 mod purge;
 mod sysctl;

@@ -24,3 +24,8 @@ pub fn pods_table(cluster_id: &str) -> String {
 pub fn services_table(cluster_id: &str) -> String {
     format!("pintle-{cluster_id}-services")
 }
+
+/// The nft table for NetworkPolicies.
+pub fn policy_table(cluster_id: &str) -> String {
+    format!("pintle-{cluster_id}-policy")
+}

@@ -11,6 +11,7 @@ mod topology;
 
 use crate::config::{self, Config};
 use crate::nft::{self, Family};
+use crate::policy::Policies;
 use crate::table_watch::{self, TableWatch};
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -74,13 +75,15 @@ impl Changes {
     }
 }
 
-/// Serves Services until `stop`. The table stays when this ends, so that traffic flows while nobody runs; the next run
+/// Serves Services and enforces NetworkPolicies until `stop`. The table stays when this ends, so that traffic flows while nobody runs; the next run
 /// takes it over in one transaction once it knows all Services and endpoints.
 pub async fn run(config: Config, informers: Informers, stop: CancellationToken) -> Result<(), config::Error> {
     config.validate()?;
+    let policies = Policies::new(config.clone(), &informers);
     let proxy = Proxy::new(config, &informers);
     tokio::select! {
         () = proxy.work() => {}
+        () = policies.work() => {}
         () = stop.cancelled() => {}
     }
     Ok(())
@@ -149,7 +152,7 @@ impl Proxy {
             tokio::select! {
                 () = notified => {}
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
-                () = removed(watch.as_ref().ok()) => {
+                () = table_watch::removed(watch.as_ref().ok()) => {
                     for table in &mut tables {
                         table.check().await;
                     }
@@ -182,19 +185,6 @@ impl Proxy {
             })
             .collect();
         Some(plan::plan(&ports, node, &ruleset::local_pods(&self.config, family)))
-    }
-}
-
-/// Waits until a table was removed.
-async fn removed(watch: Option<&TableWatch>) {
-    match watch {
-        Some(watch) => {
-            if let Err(error) = watch.removed().await {
-                tracing::warn!(%error, "a removal of the Services' nftables may have gone unnoticed");
-                tokio::time::sleep(RETRY).await;
-            }
-        }
-        None => std::future::pending().await,
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 /// thread's network namespace and under `data_dir`. Fine if there is nothing.
 pub async fn purge(cluster_id: &str, data_dir: &Path) -> Result<(), Error> {
     let mut script = String::new();
-    for table in [names::pods_table(cluster_id), names::services_table(cluster_id)] {
+    for table in [names::pods_table(cluster_id), names::services_table(cluster_id), names::policy_table(cluster_id)] {
         for family in ["ip", "ip6"] {
             // Adding first makes deleting succeed when there is none.
             script.push_str(&format!("add table {family} {table}\ndelete table {family} {table}\n"));

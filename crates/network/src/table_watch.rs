@@ -2,8 +2,11 @@
 use crate::nft::{self, Family};
 use rtnetlink::sys::{Socket, protocols::NETLINK_NETFILTER};
 use std::io;
+use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 
+/// Pause after the subscription failed.
+const RETRY: Duration = Duration::from_secs(1);
 /// The multicast group of changes to nftables.
 const NFNLGRP_NFTABLES: u32 = 7;
 /// Subsystem nftables, message "table deleted".
@@ -42,6 +45,19 @@ impl TableWatch {
                 Ok(Ok(_)) | Err(_) => {}
             }
         }
+    }
+}
+
+/// Waits until a table was removed.
+pub async fn removed(watch: Option<&TableWatch>) {
+    match watch {
+        Some(watch) => {
+            if let Err(error) = watch.removed().await {
+                tracing::warn!(%error, "a removal of nftables may have gone unnoticed");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+        None => std::future::pending().await,
     }
 }
 

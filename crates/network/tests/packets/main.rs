@@ -2,5 +2,6 @@
 #![allow(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
 mod fake_api;
 mod pod_network;
+mod policies;
 mod services;
 mod support;

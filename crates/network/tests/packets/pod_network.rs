@@ -137,6 +137,7 @@ fn purge_leaves_nothing_and_touches_nothing_else() {
         let before = (ip("-br link"), ip("route show table all"), run("nft", "list ruleset"));
         let network = Network::open(config(dir.path())).await.unwrap();
         let _pod = Pod::attach(&network, "a").await;
+        drop(network);
         purge("0123abcd", dir.path()).await.unwrap();
         purge("0123abcd", dir.path()).await.unwrap();
         assert_eq!((ip("-br link"), ip("route show table all"), run("nft", "list ruleset")), before);

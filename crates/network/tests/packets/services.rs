@@ -17,17 +17,17 @@ const SERVICES: &str = "/api/v1/services";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
 
 /// A machine with a pod network, a neighbour and a running proxy.
-struct Machine {
+pub struct Machine {
     _dir: TempDir,
     config: Config,
-    network: Network,
-    api: FakeApi,
+    pub network: Network,
+    pub api: FakeApi,
     far: Netns,
     stop: CancellationToken,
 }
 
 impl Machine {
-    async fn start(make: fn(&std::path::Path) -> Config) -> Self {
+    pub async fn start(make: fn(&std::path::Path) -> Config) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = make(dir.path());
         let far = outside();
@@ -69,7 +69,7 @@ fn on_node(pods: &[&Pod]) -> Value {
 }
 
 /// Runs `ask` until it is `Ok`, as rules follow the API some milliseconds later.
-async fn eventually<T, F: Future<Output = io::Result<T>>>(mut ask: impl FnMut() -> F) -> T {
+pub async fn eventually<T, F: Future<Output = io::Result<T>>>(mut ask: impl FnMut() -> F) -> T {
     let mut last = None;
     for _ in 0..200 {
         match ask().await {
@@ -82,12 +82,12 @@ async fn eventually<T, F: Future<Output = io::Result<T>>>(mut ask: impl FnMut() 
 }
 
 /// Asks from the machine itself without blocking the proxy's thread.
-async fn here<T: Send + 'static>(ask: impl FnOnce() -> T + Send + 'static) -> T {
+pub async fn here<T: Send + 'static>(ask: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(ask).await.unwrap()
 }
 
 /// Asks from another namespace without blocking the proxy's thread.
-async fn inside<T: Send + 'static>(netns: &Netns, ask: impl FnOnce() -> T + Send + 'static) -> T {
+pub async fn inside<T: Send + 'static>(netns: &Netns, ask: impl FnOnce() -> T + Send + 'static) -> T {
     let netns = netns.clone();
     here(move || netns.run(ask)).await
 }
