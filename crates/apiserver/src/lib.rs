@@ -17,6 +17,7 @@ pub mod bootstrap;
 pub mod codec;
 pub mod context;
 pub mod defaults;
+pub mod diff;
 pub mod encode;
 pub mod follow;
 pub mod in_process;

@@ -1,5 +1,16 @@
 //! What the API server refuses, kind by kind, with upstream's messages. Start at [`field::Field`].
 //!
 //! upstream: pkg/apis/<group>/validation/validation.go
+pub(crate) mod apps;
+pub(crate) mod batch;
+pub(crate) mod claim;
+mod common;
+mod container;
+mod cron;
 pub mod field;
+pub(crate) mod pod;
+mod resources;
+mod scheduling;
+mod security;
 pub(crate) mod service;
+mod volumes;

@@ -4,6 +4,7 @@ use super::{
     rules::{Generation, Rules, Status},
 };
 use crate::defaults::apps as defaults;
+use crate::validation::apps as validation;
 use crate::value::{Fill, Object, Read, same};
 use serde_json::Value;
 
@@ -21,6 +22,9 @@ pub(super) fn of(kind: &str) -> Option<&'static dyn Strategy> {
 
 static DEPLOYMENT: Rules = Rules {
     default: Some(defaults::deployment),
+    validate: validation::deployment,
+    validate_update: validation::deployment_update,
+    validate_status_update: validation::deployment_status,
     generation: Generation::SpecAndAnnotations,
     status_update: |new, old| generic::keep_metadata(new, old, &["labels"]),
     ..Rules::WITH_STATUS
@@ -28,12 +32,18 @@ static DEPLOYMENT: Rules = Rules {
 
 static REPLICA_SET: Rules = Rules {
     default: Some(defaults::replica_set),
+    validate: validation::replica_set,
+    validate_update: validation::replica_set_update,
+    validate_status_update: validation::replica_set_status,
     status: Status::Own(|status| status.set("replicas", 0)),
     ..Rules::WITH_STATUS
 };
 
 static STATEFUL_SET: Rules = Rules {
     default: Some(defaults::stateful_set),
+    validate: validation::stateful_set,
+    validate_update: validation::stateful_set_update,
+    validate_status_update: validation::stateful_set_status,
     status: Status::Own(|status| {
         status.set("replicas", 0);
         status.set("availableReplicas", 0);
@@ -43,6 +53,9 @@ static STATEFUL_SET: Rules = Rules {
 
 static DAEMON_SET: Rules = Rules {
     default: Some(defaults::daemon_set),
+    validate: validation::daemon_set,
+    validate_update: validation::daemon_set_update,
+    validate_status_update: validation::daemon_set_status,
     status: Status::Own(|status| {
         for count in ["currentNumberScheduled", "numberMisscheduled", "desiredNumberScheduled", "numberReady"] {
             status.set(count, 0);
@@ -53,7 +66,11 @@ static DAEMON_SET: Rules = Rules {
     ..Rules::WITH_STATUS
 };
 
-static CONTROLLER_REVISION: Rules = Rules::PLAIN;
+static CONTROLLER_REVISION: Rules = Rules {
+    validate: validation::controller_revision,
+    validate_update: validation::controller_revision_update,
+    ..Rules::PLAIN
+};
 
 /// Where a DaemonSet counts the changes of its template, once the field `templateGeneration` of `extensions/v1beta1`.
 const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";

@@ -1,6 +1,7 @@
 //! Strategies of `batch`.
 use super::{Strategy, rules::Rules};
 use crate::defaults::batch as defaults;
+use crate::validation::batch as validation;
 use crate::value::{Fill, Object, Read};
 use pintle_api::names;
 use serde_json::Value;
@@ -17,12 +18,20 @@ pub(super) fn of(kind: &str) -> Option<&'static dyn Strategy> {
 static JOB: Rules = Rules {
     default: Some(defaults::job),
     create: own_selector,
+    validate: validation::job,
+    validate_update: validation::job_update,
+    validate_status_update: validation::job_status,
     warnings: name_warning,
     orphans_dependents: true,
     ..Rules::WITH_STATUS
 };
 
-static CRON_JOB: Rules = Rules { default: Some(defaults::cron_job), ..Rules::WITH_STATUS };
+static CRON_JOB: Rules = Rules {
+    default: Some(defaults::cron_job),
+    validate: validation::cron_job,
+    validate_update: validation::cron_job_update,
+    ..Rules::WITH_STATUS
+};
 
 /// A job selects its pods by its own UID unless it has a selector made by hand.
 fn own_selector(job: &mut Object) {

@@ -10,6 +10,7 @@ use super::{
     rules::{Generation, Rules, Status},
 };
 use crate::defaults;
+use crate::validation::apps;
 use crate::value::{Fill, Object, Read};
 use serde_json::{Value, json};
 
@@ -38,6 +39,9 @@ pub(super) fn of(kind: &str) -> Option<&'static dyn Strategy> {
 /// ReplicationControllers.
 static REPLICATION_CONTROLLER: Rules = Rules {
     default: Some(defaults::core::replication_controller),
+    validate: apps::replication_controller,
+    validate_update: apps::replication_controller_update,
+    validate_status_update: apps::replica_set_status,
     status: Status::Own(|status| status.set("replicas", 0)),
     orphans_dependents: true,
     ..Rules::WITH_STATUS

@@ -87,13 +87,30 @@ impl<'a> Field<'a> {
 
     /// The string here, if any, must pass `check`.
     pub fn checked(&self, check: fn(&str) -> Vec<String>, errors: &mut Errors) {
+        if !self.is_set() {
+            return;
+        }
         errors.extend(check(self.text()).into_iter().map(|wrong| self.invalid(wrong)));
+    }
+
+    /// As [`Field::checked`], where nothing counts as an empty string.
+    pub fn text_checked(&self, check: fn(&str) -> Vec<String>, errors: &mut Errors) {
+        errors.extend(check(self.text()).into_iter().map(|e| FieldError::invalid(&self.path, self.text(), e)));
+    }
+
+    /// The string here must be there and pass `check`.
+    pub fn required_checked(&self, check: fn(&str) -> Vec<String>, errors: &mut Errors) {
+        if self.text().is_empty() {
+            errors.push(self.missing(""));
+        } else {
+            self.checked(check, errors);
+        }
     }
 
     /// The string here must be one of `known` (sorted).
     pub fn one_of(&self, known: &[&str], errors: &mut Errors) {
         if !known.contains(&self.text()) {
-            errors.push(FieldError::not_supported(&self.path, self.value, known));
+            errors.push(FieldError::not_supported(&self.path, self.text(), known));
         }
     }
 

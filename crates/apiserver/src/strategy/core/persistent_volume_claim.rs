@@ -1,6 +1,7 @@
 //! PersistentVolumeClaims: the two ways to name a data source.
 use crate::defaults;
 use crate::strategy::rules::{Rules, Status};
+use crate::validation;
 use crate::value::{Fill, Object, Read};
 use serde_json::{Map, Value};
 
@@ -10,6 +11,8 @@ pub(crate) static PERSISTENT_VOLUME_CLAIM: Rules = Rules {
     status: Status::Own(|status| status.set("phase", "Pending")),
     create: |claim| data_sources(claim.child_or_new("spec"), &Value::Null),
     update: |new, old| data_sources(new.child_or_new("spec"), old.field("spec")),
+    validate: validation::claim::create,
+    validate_update: validation::claim::update,
     returns_deleted: true,
     ..Rules::PLAIN
 };

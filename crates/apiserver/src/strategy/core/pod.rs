@@ -5,6 +5,7 @@ use crate::strategy::{
     generic,
     rules::{Generation, Rules, Status},
 };
+use crate::validation;
 use crate::value::{Fill, Object, Read};
 use pintle_api::meta::now;
 use serde_json::{Value, json};
@@ -15,6 +16,9 @@ pub(crate) static POD: Rules = Rules {
     status: Status::Own(|status| status.set("phase", "Pending")),
     create: first_status,
     status_update,
+    validate: validation::pod::create,
+    validate_update: validation::pod::update,
+    validate_status_update: validation::pod::update_status,
     grace_period,
     returns_deleted: true,
     ..Rules::WITH_STATUS
@@ -33,11 +37,13 @@ pub(crate) static EPHEMERAL_CONTAINERS: Rules = Rules {
             new.child_or_new("spec").set("ephemeralContainers", containers);
         }
     },
+    validate_update: validation::pod::update_ephemeral_containers,
     ..POD
 };
 
 /// The rules of `resize`: only resources and resize policies of containers may change.
-pub(crate) static RESIZE: Rules = Rules { update: only_resources, ..POD };
+pub(crate) static RESIZE: Rules =
+    Rules { update: only_resources, validate_update: |new, _| validation::pod::create(new), ..POD };
 
 /// Puts all back but the spec, and what the metadata of a subresource may carry.
 fn only_spec(new: &mut Object, old: &Value) {

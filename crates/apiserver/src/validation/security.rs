@@ -1,0 +1,146 @@
+//! Security contexts of pods and containers.
+use super::common::{descending_path, id};
+use super::field::{Errors, Field};
+use crate::value::Read;
+use pintle_api::field::FieldError;
+
+/// The security context of a container.
+pub(super) fn container_security(context: &Field<'_>, host_users: bool, errors: &mut Errors) {
+    if !context.is_set() {
+        return;
+    }
+    id(&context.child("runAsUser"), errors);
+    id(&context.child("runAsGroup"), errors);
+    let proc_mount = context.child("procMount");
+    if proc_mount.is_set() {
+        proc_mount.one_of(&["Default", "Unmasked"], errors);
+        if host_users && proc_mount.text() == "Unmasked" {
+            errors.push(proc_mount.invalid("`hostUsers` must be false to use `Unmasked`"));
+        }
+    }
+    seccomp(&context.child("seccompProfile"), errors);
+    if context.value.field("allowPrivilegeEscalation").as_bool() == Some(false) {
+        if context.value.flag("privileged") {
+            errors.push(context.invalid("cannot set `allowPrivilegeEscalation` to false and `privileged` to true"));
+        }
+        if context.value.field("capabilities").texts("add").any(|c| c == "CAP_SYS_ADMIN") {
+            let text = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
+            errors.push(context.invalid(text));
+        }
+    }
+    app_armor(&context.child("appArmorProfile"), errors);
+}
+
+/// The security context of a pod; `spec` is the pod's.
+pub(super) fn pod_security(context: &Field<'_>, spec: &Field<'_>, errors: &mut Errors) {
+    id(&context.child("fsGroup"), errors);
+    id(&context.child("runAsUser"), errors);
+    id(&context.child("runAsGroup"), errors);
+    context.child("supplementalGroups").items().for_each(|group| id(&group, errors));
+    if spec.value.flag("shareProcessNamespace") && spec.value.flag("hostPID") {
+        let at = context.child("shareProcessNamespace");
+        errors.push(FieldError::invalid(&at.path, true, "ShareProcessNamespace and HostPID cannot both be enabled"));
+    }
+    sysctls(&context.child("sysctls"), spec, errors);
+    for (field, known) in [("fsGroupChangePolicy", ["Always", "OnRootMismatch"])] {
+        let policy = context.child(field);
+        if policy.is_set() {
+            policy.one_of(&known, errors);
+        }
+    }
+    seccomp(&context.child("seccompProfile"), errors);
+    app_armor(&context.child("appArmorProfile"), errors);
+    for (field, known) in
+        [("supplementalGroupsPolicy", ["Merge", "Strict"]), ("seLinuxChangePolicy", ["MountOption", "Recursive"])]
+    {
+        let policy = context.child(field);
+        if policy.is_set() {
+            policy.one_of(&known, errors);
+        }
+    }
+}
+
+fn sysctls(list: &Field<'_>, spec: &Field<'_>, errors: &mut Errors) {
+    let mut seen = Vec::new();
+    for sysctl in list.items() {
+        let name = sysctl.child("name");
+        if name.is_zero() {
+            errors.push(name.missing(""));
+        } else if !is_sysctl(name.text()) {
+            const REGEX: &str = "^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
+            errors.push(name.invalid(format!("must have at most 253 characters and match regex {REGEX}")));
+        } else if seen.contains(&name.text()) {
+            errors.push(FieldError::duplicate(&name.path, name.text()));
+        }
+        let dotted = name.text().replace('/', ".");
+        let ipc = dotted.starts_with("kernel.shm")
+            || dotted.starts_with("kernel.msg")
+            || dotted.starts_with("fs.mqueue.")
+            || dotted == "kernel.sem";
+        if spec.value.flag("hostNetwork") && dotted.starts_with("net.") {
+            errors.push(name.invalid("may not be specified when 'hostNetwork' is true"));
+        } else if spec.value.flag("hostIPC") && ipc {
+            errors.push(name.invalid("may not be specified when 'hostIPC' is true"));
+        }
+        seen.push(sysctl.value.text("name"));
+    }
+}
+
+fn is_sysctl(name: &str) -> bool {
+    let alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    name.len() <= 253
+        && name.split(['.', '/']).all(|part| {
+            part.starts_with(alphanumeric)
+                && part.ends_with(alphanumeric)
+                && part.chars().all(|c| alphanumeric(c) || matches!(c, '-' | '_'))
+        })
+}
+
+fn seccomp(profile: &Field<'_>, errors: &mut Errors) {
+    if !profile.is_set() {
+        return;
+    }
+    let (kind, file) = (profile.child("type"), profile.child("localhostProfile"));
+    if kind.is_zero() {
+        errors.push(kind.missing("type is required when seccompProfile is set"));
+    } else {
+        kind.one_of(&["Localhost", "RuntimeDefault", "Unconfined"], errors);
+    }
+    if kind.text() != "Localhost" {
+        if file.is_set() {
+            let text = "can only be set when seccomp type is Localhost";
+            errors.push(FieldError::invalid(&file.path, profile.value, text));
+        }
+    } else if file.is_set() {
+        descending_path(&file, errors);
+    } else {
+        errors.push(file.missing("must be set when seccomp type is Localhost"));
+    }
+}
+
+fn app_armor(profile: &Field<'_>, errors: &mut Errors) {
+    if !profile.is_set() {
+        return;
+    }
+    let (kind, name) = (profile.child("type"), profile.child("localhostProfile"));
+    match kind.text() {
+        "Localhost" => {
+            let text = name.text();
+            if !name.is_set() || (text.is_empty()) {
+                errors.push(name.missing("must be set when AppArmor type is Localhost"));
+            } else if text.trim() != text {
+                errors.push(name.invalid("must not be padded with whitespace"));
+            }
+            if text.len() > 4095 {
+                errors.push(FieldError::too_long(&name.path, 4095));
+            }
+        }
+        "RuntimeDefault" | "Unconfined" => {
+            if name.is_set() {
+                errors.push(name.invalid("can only be set when AppArmor type is Localhost"));
+            }
+        }
+        "" => errors.push(kind.missing("type is required when appArmorProfile is set")),
+        _ => kind.one_of(&["Localhost", "RuntimeDefault", "Unconfined"], errors),
+    }
+}
