@@ -15,7 +15,7 @@ use crate::negotiate::{Negotiation, header};
 use crate::registry::Registry;
 use crate::request_info::RequestInfo;
 use crate::respond;
-use crate::special::{SpecialRequest, SpecialResponse, SpecialRest, Specials};
+use crate::special::{self, SpecialRequest, SpecialResponse, SpecialRest, Specials};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::header::{HeaderName, HeaderValue, USER_AGENT, WWW_AUTHENTICATE};
@@ -70,7 +70,8 @@ impl std::fmt::Debug for ApiServer {
 
 impl ApiServer {
     /// A server of `parts`.
-    pub fn new(parts: Parts) -> Self {
+    pub fn new(mut parts: Parts) -> Self {
+        special::register_kinds(&mut parts.specials);
         ApiServer(Arc::new(Inner { parts, metrics: Metrics::default() }))
     }
 

@@ -1,7 +1,10 @@
 //! Endpoints with behaviour of their own, outside generic create/get/update/…: [`SpecialRest`], kept in [`Specials`].
 pub mod access_review;
+mod binding;
+mod eviction;
 pub mod identity_review;
 pub mod openid;
+mod scale;
 pub mod token_request;
 
 use crate::body::{Body, RequestBody};
@@ -81,4 +84,27 @@ impl std::fmt::Debug for Specials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_set().entries(self.resources.keys()).entries(self.paths.keys()).finish()
     }
+}
+
+/// The endpoints of built-in kinds: bindings, evictions, scales.
+pub fn register_kinds(specials: &mut Specials) {
+    specials.register("", "bindings", "", Arc::new(binding::Binding));
+    specials.register("", "pods", "binding", Arc::new(binding::Binding));
+    specials.register("", "pods", "eviction", Arc::new(eviction::Eviction));
+    specials.register("", "replicationcontrollers", "scale", Arc::new(scale::Scale));
+    for plural in ["deployments", "replicasets", "statefulsets"] {
+        specials.register("apps", plural, "scale", Arc::new(scale::Scale));
+    }
+}
+
+/// Whether the request asks for a dry run.
+fn is_dry_run(cx: &RequestContext) -> bool {
+    cx.info.query.all("dryRun").any(|value| value == "All")
+}
+
+/// What an endpoint without an object of its own answers.
+fn success(code: u16) -> SpecialResponse {
+    let status =
+        serde_json::json!({"apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Success", "code": code});
+    SpecialResponse::Object(StatusCode::from_u16(code).unwrap_or(StatusCode::OK), status)
 }

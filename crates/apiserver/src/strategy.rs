@@ -140,6 +140,8 @@ pub trait Strategy: Send + Sync + 'static {
     }
 }
 
+pub(crate) use core::set_condition;
+
 /// The rules for `resource`.
 pub fn of(resource: &Resource) -> &'static dyn Strategy {
     match (resource.group.as_str(), resource.kind.as_str()) {

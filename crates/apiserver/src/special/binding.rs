@@ -59,11 +59,11 @@ fn validate(binding: &Value) -> Vec<FieldError> {
 
 /// Puts `pod` on the node that `binding` names.
 fn assign(pod: &mut Value, name: &str, binding: &Value) -> Result<(), ApiError> {
-    let conflict = |why: String| Err(ApiError::conflict(GroupResource { group: "", resource: "pods/binding" }, name, why));
-    for (field, wanted, is) in [
-        ("UID", binding.uid(), pod.uid()),
-        ("ResourceVersion", binding.resource_version(), pod.resource_version()),
-    ] {
+    let conflict =
+        |why: String| Err(ApiError::conflict(GroupResource { group: "", resource: "pods/binding" }, name, why));
+    for (field, wanted, is) in
+        [("UID", binding.uid(), pod.uid()), ("ResourceVersion", binding.resource_version(), pod.resource_version())]
+    {
         if !wanted.is_empty() && wanted != is {
             let why = format!("Precondition failed: {field} in precondition: {wanted}, {field} in object meta: {is}");
             return Err(ApiError::conflict(GroupResource { group: "", resource: "pods" }, name, why));
@@ -105,7 +105,10 @@ mod tests {
     #[test]
     fn a_pod_is_put_on_its_node_once() {
         let pod = assigned(json!({"spec": {}, "status": {"phase": "Pending"}})).unwrap();
-        assert_eq!((&pod["spec"]["nodeName"], &pod["status"]["conditions"][0]["status"]), (&json!("n"), &json!("True")));
+        assert_eq!(
+            (&pod["spec"]["nodeName"], &pod["status"]["conditions"][0]["status"]),
+            (&json!("n"), &json!("True"))
+        );
         assert_eq!(
             assigned(pod).unwrap_err(),
             "Operation cannot be fulfilled on pods/binding \"p\": pod p is already assigned to node \"n\""

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use pintle_api::meta::{self, ObjectExt};
 use pintle_api::selector::LabelSelector;
 use pintle_api::status::{ApiError, Cause, Reason};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// More pods than this may not be on their way out under one budget.
 const MAX_DISRUPTED: usize = 2000;
@@ -54,7 +54,8 @@ impl SpecialRest for Eviction {
 
 /// Whether no budget counts `pod`: it has ended, has not begun, or is ending.
 fn ignores_budgets(pod: &Value) -> bool {
-    matches!(pod.field("status").text("phase"), "Succeeded" | "Failed" | "Pending") || pod.deletion_timestamp().is_some()
+    matches!(pod.field("status").text("phase"), "Succeeded" | "Failed" | "Pending")
+        || pod.deletion_timestamp().is_some()
 }
 
 async fn mark(registry: &Registry, write: &Write<'_>, name: &str, options: &DeleteOptions) -> Result<(), ApiError> {
@@ -65,12 +66,21 @@ async fn mark(registry: &Registry, write: &Write<'_>, name: &str, options: &Dele
             ("ResourceVersion", version, pod.resource_version(), "The object might have been modified"),
         ] {
             if let Some(wanted) = wanted.filter(|w| !w.is_empty() && *w != is) {
-                let why = format!("the {what} in the precondition ({wanted}) does not match the {what} in record ({is}). {hint}");
+                let why = format!(
+                    "the {what} in the precondition ({wanted}) does not match the {what} in record ({is}). {hint}"
+                );
                 return Err(ApiError::conflict(write.resource.group_resource(), name, why));
             }
         }
         let status = object_of(pod).child_or_new("status");
-        set_condition(status, "DisruptionTarget", "True", "EvictionByEvictionAPI", "Eviction API: evicting", &meta::now());
+        set_condition(
+            status,
+            "DisruptionTarget",
+            "True",
+            "EvictionByEvictionAPI",
+            "Eviction API: evicting",
+            &meta::now(),
+        );
         Ok(())
     };
     registry.update_with(&write.subresource("status"), name, change).await.map(drop)
@@ -125,29 +135,48 @@ fn take_one(budget: &mut Value, pod: &str) -> Result<(), ApiError> {
     }
     let allowed = status.int("disruptionsAllowed");
     if allowed < 0 {
-        let why = format!("poddisruptionbudgets.policy {name:?} is forbidden: pdb disruptions allowed is negative");
+        let why = format!("poddisruptionbudget.policy {name:?} is forbidden: pdb disruptions allowed is negative");
         return Err(ApiError::new(403, Reason::Forbidden, why));
     }
     if status.field("disruptedPods").as_object().map_or(0, Map::len) > MAX_DISRUPTED {
         let why = format!(
-            "poddisruptionbudgets.policy {name:?} is forbidden: DisruptedPods map too big - too many evictions not confirmed \
+            "poddisruptionbudget.policy {name:?} is forbidden: DisruptedPods map too big - too many evictions not confirmed \
              by PDB controller"
         );
         return Err(ApiError::new(403, Reason::Forbidden, why));
     }
     if allowed == 0 {
         let (desired, current) = (status.int("desiredHealthy"), status.int("currentHealthy"));
-        let insufficient = status.items("conditions").iter().find(|c| c.text("type") == "DisruptionAllowed");
-        let text = match insufficient.map(|c| c.text("reason")) {
-            Some("SyncFailed") => {
-                let message = insufficient.map(|c| c.text("message")).unwrap_or_default();
-                format!("The disruption budget {name} does not allow evicting pods currently because it failed sync: {message}")
-            }
-            _ => format!("The disruption budget {name} needs {desired} healthy pods and has {current} currently"),
+        let conditions = status.items("conditions").iter();
+        let refusal = conditions
+            .rev()
+            .find(|c| c.text("type") == "DisruptionAllowed" && c.text("status") == "False" && !c.is_zero("message"));
+        let reason = refusal.map(|c| c.text("reason")).unwrap_or_default();
+        let message = refusal.map(|c| c.text("message")).unwrap_or_default();
+        let text = if reason == "SyncFailed" {
+            format!(
+                "The disruption budget {name} does not allow evicting pods currently because it failed sync: {message}"
+            )
+        } else if current <= desired {
+            format!("The disruption budget {name} needs {desired} healthy pods and has {current} currently")
+        } else if refusal.is_some() {
+            format!("The disruption budget {name} does not allow evicting pods currently ({reason}): {message}")
+        } else {
+            format!("The disruption budget {name} does not allow evicting pods currently")
         };
         return Err(refused(text, 0));
     }
     status.set("disruptionsAllowed", allowed - 1);
+    if allowed == 1 {
+        let (kind, reason, now) = ("DisruptionAllowed", "InsufficientPods", meta::now());
+        let condition = json!({"type": kind, "status": "False", "reason": reason, "message": "",
+                               "observedGeneration": generation, "lastTransitionTime": now});
+        let list = status.entry("conditions").or_insert_with(|| json!([]));
+        if let Some(list) = list.as_array_mut() {
+            list.retain(|c| c.text("type") != kind);
+            list.push(condition);
+        }
+    }
     status.child_or_new("disruptedPods").set(pod, meta::now());
     Ok(())
 }
@@ -161,7 +190,6 @@ fn refused(why: String, retry_after_seconds: u32) -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn a_budget_is_consumed_one_by_one() {
@@ -172,7 +200,9 @@ mod tests {
         assert!(budget["status"]["disruptedPods"]["p"].is_string());
         let refused = take_one(&mut budget, "q").unwrap_err();
         assert_eq!(refused.to_string(), "Cannot evict pod as it would violate the pod's disruption budget.");
-        assert!(refused.to_value().to_string().contains("The disruption budget b needs 2 healthy pods and has 2 currently"));
+        assert!(
+            refused.to_value().to_string().contains("The disruption budget b needs 2 healthy pods and has 2 currently")
+        );
     }
 
     #[test]

@@ -1,0 +1,126 @@
+//! `scale` of the kinds that have replicas: a view on the object as `autoscaling/v1` `Scale`.
+//!
+//! upstream: pkg/registry/apps/deployment/storage, ScaleREST
+use super::{SpecialRequest, SpecialResponse, SpecialRest, is_dry_run};
+use crate::codec::{content_type, expect_type, read_body, read_object};
+use crate::patch::Patch;
+use crate::registry::{Registry, Write};
+use crate::value::{Fill, Object, Read, object_of};
+use async_trait::async_trait;
+use http::StatusCode;
+use pintle_api::field::{FieldError, Path};
+use pintle_api::meta::ObjectExt;
+use pintle_api::scheme::{GroupKind, GroupResource, Resource};
+use pintle_api::selector::LabelSelector;
+use pintle_api::status::ApiError;
+use serde_json::{Value, json};
+
+/// Reads and writes scales.
+#[derive(Debug)]
+pub struct Scale;
+
+#[async_trait]
+impl SpecialRest for Scale {
+    async fn handle(&self, request: SpecialRequest, registry: &Registry) -> Result<SpecialResponse, ApiError> {
+        let SpecialRequest { cx, parts, body } = request;
+        let resource = registry.resource(&cx.info.api_group, &cx.info.resource)?;
+        let (namespace, name) = (cx.info.namespace.clone(), cx.info.name.clone());
+        if cx.info.verb == "get" {
+            let object = registry.get(&resource, &namespace, &name).await?;
+            return Ok(SpecialResponse::Object(StatusCode::OK, of(&object)?));
+        }
+        let mut write = Write::internal(&cx, &resource, &namespace);
+        write.dry_run = is_dry_run(&cx);
+        let written = if cx.info.verb == "patch" {
+            let view = as_scale(&resource);
+            let patch = Patch::parse(&view, content_type(&parts.headers), &read_body(body).await?)?;
+            let change = |object: &mut Value| {
+                let scale = patch.apply(&view, &of(object)?)?;
+                apply(&resource, object, &scale)
+            };
+            registry.update_with(&write, &name, change).await?
+        } else {
+            let scale = read_object(&parts.headers, body).await?;
+            expect_type(&scale, "autoscaling/v1", "Scale")?;
+            registry.update_with(&write, &name, |object| apply(&resource, object, &scale)).await?
+        };
+        Ok(SpecialResponse::Object(StatusCode::OK, of(&written.object)?))
+    }
+
+    fn handles(&self, verb: &str) -> bool {
+        matches!(verb, "get" | "update" | "patch")
+    }
+}
+
+/// The resource under the type of its scale, which is what patches apply to.
+fn as_scale(resource: &Resource) -> Resource {
+    Resource { group: "autoscaling".into(), version: "v1".into(), kind: "Scale".into(), ..resource.clone() }
+}
+
+/// The scale of `object`.
+fn of(object: &Value) -> Result<Value, ApiError> {
+    let (spec, old) = (object.field("spec"), object.field("metadata"));
+    let selector = spec.field("selector");
+    let selector = match selector.as_object() {
+        Some(labels) if object.kind() == "ReplicationController" => LabelSelector::from_map(labels),
+        _ => LabelSelector::from_value(selector).map_err(|e| ApiError::bad_request(e.to_string()))?,
+    };
+    let mut metadata = Object::new();
+    for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        if old.has(field) {
+            metadata.set(field, old.field(field).clone());
+        }
+    }
+    let mut wanted = Object::new();
+    if !spec.is_zero("replicas") {
+        wanted.set("replicas", spec.int("replicas"));
+    }
+    let mut status = json!({"replicas": object.field("status").int("replicas")});
+    let selector = selector.to_string();
+    if !selector.is_empty() {
+        status["selector"] = selector.into();
+    }
+    Ok(json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": metadata, "spec": wanted, "status": status}))
+}
+
+/// Gives `object` the replicas of `scale`.
+fn apply(resource: &Resource, object: &mut Value, scale: &Value) -> Result<(), ApiError> {
+    let replicas = scale.field("spec").int("replicas");
+    let name = object.name().to_owned();
+    if replicas < 0 {
+        let path = Path::root("spec.replicas");
+        let error = FieldError::invalid(&path, replicas, "must be greater than or equal to 0");
+        return Err(ApiError::invalid(GroupKind { group: "autoscaling", kind: "Scale" }, &name, &[error]));
+    }
+    if !scale.uid().is_empty() && scale.uid() != object.uid() {
+        let (wanted, is) = (scale.uid(), object.uid());
+        let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {is}");
+        let plural = format!("{}/scale", resource.plural);
+        return Err(ApiError::conflict(GroupResource { group: &resource.group, resource: &plural }, &name, why));
+    }
+    object.set_meta_str("resourceVersion", scale.resource_version());
+    object_of(object).child_or_new("spec").set("replicas", replicas);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scale_shows_replicas_and_selector() {
+        let deployment = json!({"kind": "Deployment", "metadata": {"name": "d", "labels": {"a": "b"}},
+                                "spec": {"replicas": 3, "selector": {"matchLabels": {"a": "b"}}}, "status": {"replicas": 2}});
+        assert_eq!(
+            of(&deployment).unwrap(),
+            json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "d"}, "spec": {"replicas": 3},
+                   "status": {"replicas": 2, "selector": "a=b"}})
+        );
+    }
+
+    #[test]
+    fn a_controllers_selector_is_a_map() {
+        let controller = json!({"kind": "ReplicationController", "spec": {"selector": {"a": "b"}}});
+        assert_eq!(of(&controller).unwrap()["status"]["selector"], "a=b");
+    }
+}
