@@ -18,7 +18,6 @@ pub mod codec;
 pub mod context;
 pub mod defaults;
 pub mod diff;
-mod discovery;
 pub mod encode;
 pub mod follow;
 pub mod in_process;

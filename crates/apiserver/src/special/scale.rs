@@ -2,7 +2,7 @@
 //!
 //! upstream: pkg/registry/apps/deployment/storage, ScaleREST
 use super::{SpecialRequest, SpecialResponse, SpecialRest, is_dry_run};
-use crate::codec::{content_type, expect_type, read_body, read_object};
+use crate::codec::{FieldValidation, content_type, decode_typed, read_body};
 use crate::patch::Patch;
 use crate::registry::{Registry, Write};
 use crate::value::{Fill, Object, Read, object_of};
@@ -31,17 +31,19 @@ impl SpecialRest for Scale {
         }
         let mut write = Write::internal(&cx, &resource, &namespace);
         write.dry_run = is_dry_run(&cx);
+        let view = as_scale(&resource);
+        let media_type = content_type(&parts.headers);
+        let body = read_body(body).await?;
         let written = if cx.info.verb == "patch" {
-            let view = as_scale(&resource);
-            let patch = Patch::parse(&view, content_type(&parts.headers), &read_body(body).await?)?;
+            let patch = Patch::parse(&view, media_type, &body)?;
             let change = |object: &mut Value| {
                 let scale = patch.apply(&view, &of(object)?)?;
                 apply(&resource, object, &scale)
             };
             registry.update_with(&write, &name, change).await?
         } else {
-            let scale = read_object(&parts.headers, body).await?;
-            expect_type(&scale, "autoscaling/v1", "Scale")?;
+            let validation = FieldValidation::parse(cx.info.query.text("fieldValidation"));
+            let scale = decode_typed(&cx, &view, validation, media_type, &body)?;
             registry.update_with(&write, &name, |object| apply(&resource, object, &scale)).await?
         };
         Ok(SpecialResponse::Object(StatusCode::OK, of(&written.object)?))
