@@ -26,6 +26,7 @@ pub mod listener;
 mod metrics;
 pub mod negotiate;
 pub mod patch;
+pub mod proxy;
 pub mod query;
 pub mod registry;
 pub mod request_info;

@@ -8,6 +8,7 @@ use crate::authz::Authorizer;
 use crate::authz::default::ClusterAuthorizer;
 use crate::authz::rbac::Rbac;
 use crate::bootstrap;
+use crate::proxy;
 use crate::registry::Registry;
 use crate::special::Specials;
 use crate::special::access_review::{AccessReview, RulesReview, Whose};
@@ -57,8 +58,8 @@ pub enum Error {
     Policy(#[from] ApiError),
 }
 
-/// Makes what every cluster has from the start, follows the roles of `registry` until `stop`, and adds token and review
-/// endpoints to `specials`.
+/// Makes what every cluster has from the start, follows the roles of `registry` until `stop`, and adds the endpoints for
+/// tokens, reviews and what is proxied to `specials`.
 pub async fn parts(
     pki: &ClusterPki,
     registry: &Registry,
@@ -72,6 +73,7 @@ pub async fn parts(
     let tokens = TokenKeys::new(pki.service_account_key(), &params.service_account_issuer, &params.api_audiences)?;
     let certificates = ClientCertificates::new(pki.client_verifier()?);
     register(specials, &tokens, &authorizer, params);
+    proxy::register(specials, pki, &authorizer)?;
     Ok(SecureParts {
         authenticator: Arc::new(ClusterAuthenticator::new(certificates, tokens.clone(), authorizer.clone())),
         authorizer: Arc::new(authorizer),
