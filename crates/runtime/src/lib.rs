@@ -20,6 +20,7 @@ mod service;
 mod shim_client;
 mod stats;
 mod status;
+mod streaming;
 
 pub use purge::{Error as PurgeError, purge};
 pub use runtime::{Config, Error, Runtime};

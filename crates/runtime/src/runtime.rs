@@ -15,6 +15,7 @@ use crate::records::{self, ContainerPhase, ContainerRecord, SandboxRecord};
 use crate::shim::protocol::{ContainerState, Event, Reply, Request};
 use crate::shim_client::{Connection, ShimClient};
 use crate::spec::Host;
+use crate::streaming::Streaming;
 
 /// How to run.
 #[derive(Clone)]
@@ -53,6 +54,9 @@ pub enum Error {
     /// The control groups.
     #[error(transparent)]
     Cgroup(#[from] cgroup::Error),
+    /// The streaming server.
+    #[error("cannot listen on loopback for exec, attach and port-forward: {0}")]
+    Streaming(std::io::Error),
     /// The images.
     #[error("the image store cannot be opened: {0}")]
     Images(#[from] store::Error),
@@ -87,6 +91,7 @@ pub(crate) struct Inner {
     subscribers: Mutex<Vec<mpsc::Sender<ContainerEventResponse>>>,
     /// CPU time of groups when it was asked for last: nanoseconds since 1970, CPU nanoseconds.
     pub cpu_samples: Mutex<HashMap<String, (i64, u64)>>,
+    pub streaming: Streaming,
 }
 
 /// The built-in container runtime. Cheap to clone.
@@ -120,6 +125,7 @@ impl Runtime {
         make_private(&bundles).map_err(|source| Error::Io { path: bundles, source })?;
         let images = ImageStore::open(&config.root)?;
         let host = Host::detect(cgroups.is_v2());
+        let (streaming, listener) = Streaming::bind().await.map_err(Error::Streaming)?;
         let inner = Inner {
             config,
             cgroups,
@@ -129,8 +135,10 @@ impl Runtime {
             containers: Mutex::default(),
             subscribers: Mutex::default(),
             cpu_samples: Mutex::default(),
+            streaming,
         };
         let runtime = Self { inner: Arc::new(inner) };
+        tokio::spawn(crate::streaming::serve(Arc::downgrade(&runtime.inner), listener));
         runtime.recover().await?;
         Ok(runtime)
     }

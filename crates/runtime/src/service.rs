@@ -13,6 +13,7 @@ use crate::runtime::Runtime;
 use crate::sandboxes::internal;
 use crate::shim::protocol::Request;
 use crate::status;
+use crate::streaming::{Target, Wanted};
 
 fn matches(selector: &HashMap<String, String>, labels: &HashMap<String, String>) -> bool {
     selector.iter().all(|(key, value)| labels.get(key) == Some(value))
@@ -194,16 +195,38 @@ impl RuntimeService for Runtime {
         self.inner.exec_sync(&request.container_id, &request.cmd, seconds(request.timeout)).await
     }
 
-    async fn exec(&self, _: cri::ExecRequest) -> Result<cri::ExecResponse, Status> {
-        Err(Status::unimplemented("exec is not served yet"))
+    async fn exec(&self, request: cri::ExecRequest) -> Result<cri::ExecResponse, Status> {
+        let container = self.running(&request.container_id, "exec")?;
+        if request.tty && request.stderr {
+            return Err(Status::invalid_argument("tty and stderr cannot both be true"));
+        }
+        let wanted = Wanted { tty: request.tty, stdin: request.stdin, stdout: request.stdout, stderr: request.stderr };
+        let url = self.inner.streaming.url(Target::Exec { container, command: request.cmd, wanted })?;
+        Ok(cri::ExecResponse { url })
     }
 
-    async fn attach(&self, _: cri::AttachRequest) -> Result<cri::AttachResponse, Status> {
-        Err(Status::unimplemented("attach is not served yet"))
+    async fn attach(&self, request: cri::AttachRequest) -> Result<cri::AttachResponse, Status> {
+        let container = self.running(&request.container_id, "attach")?;
+        if request.tty && request.stderr {
+            return Err(Status::invalid_argument("tty and stderr cannot both be true"));
+        }
+        let wanted = Wanted { tty: request.tty, stdin: request.stdin, stdout: request.stdout, stderr: request.stderr };
+        let url = self.inner.streaming.url(Target::Attach { container, wanted })?;
+        Ok(cri::AttachResponse { url })
     }
 
-    async fn port_forward(&self, _: cri::PortForwardRequest) -> Result<cri::PortForwardResponse, Status> {
-        Err(Status::unimplemented("port-forward is not served yet"))
+    async fn port_forward(&self, request: cri::PortForwardRequest) -> Result<cri::PortForwardResponse, Status> {
+        let sandbox = self.inner.sandbox(&request.pod_sandbox_id)?;
+        let (sandbox, stopped) = {
+            let record = sandbox.record.lock();
+            (record.id.clone(), record.stopped)
+        };
+        if stopped {
+            return Err(Status::failed_precondition(format!("sandbox container \"{sandbox}\" is not running")));
+        }
+        let ports = request.port.iter().filter_map(|port| u16::try_from(*port).ok()).collect();
+        let url = self.inner.streaming.url(Target::PortForward { sandbox, ports })?;
+        Ok(cri::PortForwardResponse { url })
     }
 
     async fn container_stats(
@@ -307,6 +330,21 @@ impl RuntimeService for Runtime {
 
     async fn get_container_events(&self) -> Result<Receiver<cri::ContainerEventResponse>, Status> {
         Ok(self.subscribe())
+    }
+}
+
+impl Runtime {
+    /// The full id of a container that runs.
+    fn running(&self, id: &str, what: &str) -> Result<String, Status> {
+        let container = self.inner.container(id)?;
+        let record = container.record.lock();
+        if record.phase != ContainerPhase::Running {
+            return Err(Status::failed_precondition(format!(
+                "failed to {what} in container: container is in {:?} state",
+                record.phase
+            )));
+        }
+        Ok(record.id.clone())
     }
 }
 

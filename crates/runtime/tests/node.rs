@@ -6,6 +6,8 @@ mod support;
 
 #[path = "node/lifecycle.rs"]
 mod lifecycle;
+#[path = "node/streams.rs"]
+mod streams;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -33,6 +35,11 @@ const TESTS: &[(&str, Test)] = tests![
     lifecycle::out_of_memory_is_told,
     lifecycle::containers_outlive_the_runtime,
     lifecycle::a_killed_shim_ends_its_pod,
+    streams::exec_carries_streams_and_exit_code,
+    streams::exec_with_a_terminal_has_its_size,
+    streams::attach_joins_a_running_container,
+    streams::a_container_with_a_terminal_can_be_attached,
+    streams::ports_of_the_pod_are_forwarded,
 ];
 
 fn main() -> ExitCode {
