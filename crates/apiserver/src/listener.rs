@@ -1,15 +1,12 @@
 //! The network edge: accepts TCP, speaks TLS and HTTP/1.1 or HTTP/2, and hands requests to the [`ApiServer`].
 use crate::ApiServer;
 use crate::body::BoxError;
-use arc_swap::ArcSwap;
 use http_body_util::BodyExt;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
+use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
-use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
-use rustls::sign::CertifiedKey;
-use rustls::{RootCertStore, ServerConfig};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,17 +19,6 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(32);
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// Why TLS could not be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The certificate authorities for client certificates cannot be used.
-    #[error("the client certificate authorities cannot be used: {0}")]
-    ClientVerifier(#[from] rustls::server::VerifierBuilderError),
-    /// A certificate or protocol setting was refused.
-    #[error("TLS cannot be set up: {0}")]
-    Tls(#[from] rustls::Error),
-}
-
 /// A connection's other end, attached to each request as an extension.
 #[derive(Clone, Debug)]
 pub struct Peer {
@@ -40,45 +26,6 @@ pub struct Peer {
     pub address: SocketAddr,
     /// The verified client certificate chain, leaf first; empty if none was presented.
     pub certificates: Arc<[CertificateDer<'static>]>,
-}
-
-/// A serving certificate that can be replaced while connections are accepted.
-#[derive(Debug)]
-pub struct SwappableCertificate(ArcSwap<CertifiedKey>);
-
-impl SwappableCertificate {
-    /// Serves `key` until [`SwappableCertificate::replace`].
-    pub fn new(key: CertifiedKey) -> Self {
-        SwappableCertificate(ArcSwap::from_pointee(key))
-    }
-
-    /// New handshakes use `key`; established connections go on.
-    pub fn replace(&self, key: CertifiedKey) {
-        self.0.store(Arc::new(key));
-    }
-}
-
-impl ResolvesServerCert for SwappableCertificate {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.load_full())
-    }
-}
-
-/// TLS that serves `certificate` and verifies client certificates, where given, against `client_authorities`.
-pub fn server_config(
-    certificate: Arc<dyn ResolvesServerCert>,
-    client_authorities: RootCertStore,
-) -> Result<ServerConfig, Error> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(client_authorities), provider.clone())
-        .allow_unauthenticated()
-        .build()?;
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_client_cert_verifier(verifier)
-        .with_cert_resolver(certificate);
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
 }
 
 /// Serves `server` on `listener` until `stop`; then finishes what is under way, for a few seconds at most.

@@ -2,6 +2,7 @@
 mod paths;
 mod read;
 mod resource;
+mod scale;
 mod watch;
 mod write;
 

@@ -101,6 +101,14 @@ pub trait Strategy: Send + Sync + 'static {
     /// Turns a stored object into the form that this group version shows, where the two differ.
     fn convert_from_storage(&self, _object: &mut Value) {}
 
+    /// What keeps an object that is being deleted besides the finalizers of its metadata (a namespace's own).
+    fn holds_deletion(&self, _object: &Value) -> bool {
+        false
+    }
+
+    /// What else changes when the deletion of an object begins (a namespace's phase).
+    fn mark_deleting(&self, _object: &mut Value) {}
+
     /// Finalizers that every new object of the kind gets.
     fn initial_finalizers(&self) -> &'static [&'static str] {
         &[]

@@ -118,3 +118,33 @@ async fn every_answer_has_an_audit_id_and_partial_metadata_is_given_on_demand() 
     let object = answer.ok();
     assert_eq!((&object["kind"], object.get("data")), (&json!("PartialObjectMetadata"), None));
 }
+
+#[tokio::test]
+async fn the_scale_of_a_workload_is_read_and_written() {
+    let server = Server::start();
+    server.post(DEPLOYMENTS, &deployment()).await.ok();
+    let uri = format!("{DEPLOYMENTS}/web/scale");
+    let scale = server.get(&uri).await.ok();
+    assert_eq!((&scale["kind"], &scale["spec"]["replicas"]), (&json!("Scale"), &json!(1)));
+    assert_eq!(scale["status"], json!({"replicas": 0, "selector": "app=web"}));
+    let scaled = server.merge(&uri, &json!({"spec": {"replicas": 4}})).await.ok();
+    assert_eq!((&scaled["kind"], &scaled["spec"]["replicas"]), (&json!("Scale"), &json!(4)));
+    assert_eq!(server.get(&format!("{DEPLOYMENTS}/web")).await.ok()["metadata"]["generation"], 2);
+    assert_eq!(server.put(&uri, &scale).await.status, 409);
+    assert_eq!(server.merge(&uri, &json!({"spec": {"replicas": -1}})).await.status, 422);
+}
+
+#[tokio::test]
+async fn a_namespace_waits_for_its_own_finalizer() {
+    let server = Server::start();
+    let uri = "/api/v1/namespaces/shop";
+    server.post("/api/v1/namespaces", &json!({"metadata": {"name": "shop"}})).await.ok();
+    let deleting = server.delete(uri).await.ok();
+    assert_eq!(deleting["status"]["phase"], "Terminating");
+    let again = server.delete(uri).await.ok();
+    assert_eq!(again["metadata"]["deletionTimestamp"], deleting["metadata"]["deletionTimestamp"]);
+    let mut emptied = again;
+    emptied["spec"] = json!({});
+    server.put(&format!("{uri}/finalize"), &emptied).await.ok();
+    assert_eq!(server.get(uri).await.status, 404);
+}

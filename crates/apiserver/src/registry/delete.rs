@@ -158,7 +158,7 @@ fn decide(write: &Write<'_>, old: &Value, options: &DeleteOptions) -> Step {
         }
     }
     let finalizers = garbage_collection_finalizers(write, old, options);
-    let held = !finalizers.is_empty();
+    let held = !finalizers.is_empty() || write.strategy().holds_deletion(old);
     new.set_finalizers(finalizers);
     match (grace, held) {
         (Some(seconds), _) if seconds > 0 => Step::Mark(new),
@@ -167,6 +167,7 @@ fn decide(write: &Write<'_>, old: &Value, options: &DeleteOptions) -> Step {
             let now = jiff::Timestamp::now();
             let earlier = old.deletion_timestamp().and_then(|t| t.parse().ok()).filter(|t: &jiff::Timestamp| *t <= now);
             mark(&mut new, earlier.unwrap_or(now), 0);
+            write.strategy().mark_deleting(&mut new);
             if new == *old { Step::Pending } else { Step::Mark(new) }
         }
         (_, false) => Step::Remove(new),

@@ -84,7 +84,7 @@ impl Registry {
         prepare_update(write, &mut new, &old)?;
         write.admit_valid(self, Operation::Update, name, Some(&new), Some(&old)).await?;
         let side = strategy.before_write(write.cx, self, Some(&old), &mut new).await?;
-        if should_delete(&new, &old) {
+        if should_delete(&new, &old) && !strategy.holds_deletion(&new) {
             let removed = self.remove(write, key, stored, &new).await?;
             return Ok(removed.map_or(Committed::Conflict, Committed::Done));
         }

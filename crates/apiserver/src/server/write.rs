@@ -14,7 +14,7 @@ use futures::stream::FuturesUnordered;
 use http::{Response, StatusCode};
 use pintle_api::field::{FieldError, Path};
 use pintle_api::meta::ObjectExt;
-use pintle_api::scheme::GroupKind;
+use pintle_api::scheme::{GroupKind, Resource};
 use pintle_api::status::ApiError;
 use serde_json::{Value, json};
 
@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 const DELETE_PARALLEL: usize = 64;
 
 impl ApiServer {
-    fn write_of<'a>(&'a self, call: &'a Call, dry_run: bool, options: &'a Value) -> Write<'a> {
+    pub(super) fn write_of<'a>(&'a self, call: &'a Call, dry_run: bool, options: &'a Value) -> Write<'a> {
         Write {
             cx: &call.cx,
             resource: &call.resource,
@@ -36,7 +36,7 @@ impl ApiServer {
 
     pub(super) async fn create(&self, call: &Call, body: RequestBody) -> Result<Response<Body>, ApiError> {
         let options = write_options(call, "CreateOptions")?;
-        let object = read_typed(call, body).await?;
+        let object = read_typed(call, &call.resource, body).await?;
         let write = self.write_of(call, is_dry_run(&options), &options);
         let written = self.registry().create(&write, object).await?;
         answer(call, &written)
@@ -44,7 +44,7 @@ impl ApiServer {
 
     pub(super) async fn update(&self, call: &Call, body: RequestBody) -> Result<Response<Body>, ApiError> {
         let options = write_options(call, "UpdateOptions")?;
-        let object = read_typed(call, body).await?;
+        let object = read_typed(call, &call.resource, body).await?;
         let name = &call.cx.info.name;
         match object.name() {
             "" => {
@@ -137,12 +137,12 @@ impl ApiServer {
     }
 }
 
-async fn read_typed(call: &Call, body: RequestBody) -> Result<Value, ApiError> {
+pub(super) async fn read_typed(call: &Call, resource: &Resource, body: RequestBody) -> Result<Value, ApiError> {
     let bytes = read_body(body).await?;
-    decode_typed(&call.cx, &call.resource, validation_of(call), content_type(&call.parts.headers), &bytes)
+    decode_typed(&call.cx, resource, validation_of(call), content_type(&call.parts.headers), &bytes)
 }
 
-fn validation_of(call: &Call) -> FieldValidation {
+pub(super) fn validation_of(call: &Call) -> FieldValidation {
     FieldValidation::parse(call.cx.info.query.text("fieldValidation"))
 }
 
@@ -154,7 +154,7 @@ fn answer(call: &Call, written: &Written) -> Result<Response<Body>, ApiError> {
 }
 
 /// The query's `CreateOptions`, `UpdateOptions` or `PatchOptions`.
-fn write_options(call: &Call, kind: &'static str) -> Result<Value, ApiError> {
+pub(super) fn write_options(call: &Call, kind: &'static str) -> Result<Value, ApiError> {
     let query = &call.cx.info.query;
     let dry_run: Vec<&str> = query.all("dryRun").filter(|value| !value.is_empty()).collect();
     let validation = query.text("fieldValidation");
@@ -190,7 +190,7 @@ fn check_dry_run(values: &[&str], errors: &mut Vec<FieldError>) {
     }
 }
 
-fn is_dry_run(options: &Value) -> bool {
+pub(super) fn is_dry_run(options: &Value) -> bool {
     options.get("dryRun").and_then(Value::as_array).is_some_and(|values| !values.is_empty())
 }
 

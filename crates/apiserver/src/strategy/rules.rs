@@ -67,6 +67,10 @@ pub struct Rules {
     pub unconditional_update: bool,
     /// See [`Strategy::grace_period`].
     pub grace_period: fn(&Value, Option<i64>) -> Option<i64>,
+    /// See [`Strategy::holds_deletion`].
+    pub holds_deletion: fn(&Value) -> bool,
+    /// See [`Strategy::mark_deleting`].
+    pub mark_deleting: fn(&mut Object),
     /// See [`Strategy::orphans_dependents_by_default`].
     pub orphans_dependents: bool,
     /// See [`Strategy::supports_garbage_collection`].
@@ -109,6 +113,8 @@ impl Rules {
         create_on_update: false,
         unconditional_update: true,
         grace_period: |_, _| None,
+        holds_deletion: |_| false,
+        mark_deleting: |_| {},
         orphans_dependents: false,
         garbage_collection: true,
         returns_deleted: false,
@@ -194,6 +200,14 @@ impl Strategy for Rules {
 
     fn grace_period(&self, object: &Value, requested: Option<i64>) -> Option<i64> {
         (self.grace_period)(object, requested)
+    }
+
+    fn holds_deletion(&self, object: &Value) -> bool {
+        (self.holds_deletion)(object)
+    }
+
+    fn mark_deleting(&self, object: &mut Value) {
+        (self.mark_deleting)(object_of(object));
     }
 
     fn orphans_dependents_by_default(&self) -> bool {

@@ -15,6 +15,8 @@ pub(crate) static NAMESPACE: Rules = Rules {
         new.child_or_new("spec").set("finalizers", finalizers);
     },
     name: names::dns1123_label,
+    holds_deletion: |namespace| namespace.field("spec").texts("finalizers").next().is_some(),
+    mark_deleting: |namespace| namespace.child_or_new("status").set("phase", "Terminating"),
     garbage_collection: false,
     returns_deleted: true,
     ..Rules::PLAIN
