@@ -11,7 +11,10 @@ mod garbage_collector;
 pub mod hash;
 pub mod int_or_percent;
 mod namespace;
+mod node_ipam;
+mod persistent_volume;
 pub mod pod_control;
+mod pod_gc;
 pub mod pods;
 mod replicaset;
 mod replicationcontroller;
@@ -19,6 +22,7 @@ mod root_ca;
 pub mod selector;
 mod service_pods;
 mod serviceaccount;
+mod volume_protection;
 
 use ipnet::IpNet;
 use k8s_openapi::api::apps::v1::ReplicaSet;
@@ -73,6 +77,11 @@ pub async fn run(config: Config, clients: Clients, informers: Informers, stop: C
     start("root-ca-cert-publisher", Box::pin(root_ca::run(cx.clone())), stop.clone());
     start("namespace", Box::pin(namespace::run(cx.clone())), stop.clone());
     start("garbage-collector", Box::pin(garbage_collector::run(cx.clone())), stop.clone());
+    start("persistentvolume", Box::pin(persistent_volume::run(cx.clone())), stop.clone());
+    start("pvc-protection", Box::pin(volume_protection::run_claims(cx.clone())), stop.clone());
+    start("pv-protection", Box::pin(volume_protection::run_volumes(cx.clone())), stop.clone());
+    start("node-ipam", Box::pin(node_ipam::run(cx.clone())), stop.clone());
+    start("pod-gc", Box::pin(pod_gc::run(cx.clone())), stop.clone());
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "a controller ended by itself");
