@@ -15,6 +15,7 @@
 //! | [`int_or_string`] | ports and percentages |
 //! | [`openapi`] | the documents of `/openapi/v2` and `/openapi/v3`: [`openapi::OpenApi`] |
 //! | [`patch`] | JSON patch, JSON merge patch, strategic merge patch |
+//! | [`table`] | what `kubectl get` shows: [`table::printer`] |
 //! | [`user`] | identities: [`user::UserInfo`] |
 pub mod decode;
 mod descriptions;
@@ -30,4 +31,5 @@ pub mod quantity;
 pub mod scheme;
 pub mod selector;
 pub mod status;
+pub mod table;
 pub mod user;
