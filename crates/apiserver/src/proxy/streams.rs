@@ -253,7 +253,7 @@ fn container<'a>(asked: &'a str, pod: &'a Value) -> Result<&'a str, ApiError> {
 async fn kubelet_error(response: Response<Incoming>, resource: &str, name: &str) -> ApiError {
     let status = response.status();
     let body = Limited::new(response.into_body(), MAX_ERROR).collect().await;
-    let body = body.map(|body| body.to_bytes()).unwrap_or_default();
+    let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     let text = String::from_utf8_lossy(&body).trim_end().to_owned();
     let about = format!("( {resource} {name})");
     match status.as_u16() {
