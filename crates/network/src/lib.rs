@@ -4,7 +4,9 @@
 //! Pods are routed, not bridged: each sandbox has a veth pair and the host routes the pod's address to it, so every
 //! packet passes the host's IP stack (and therefore the Service rules) whoever talks to whom.
 
+mod bandwidth;
 pub mod config;
+pub mod firewall;
 mod host_ports;
 mod ipam;
 mod names;

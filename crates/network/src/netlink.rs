@@ -1,8 +1,10 @@
 //! Blocking rtnetlink requests over one socket: a handful of microseconds each, and usable for a namespace that no
 //! thread stays in.
+use crate::bandwidth::TokenBucket;
 use ipnet::IpNet;
 use rtnetlink::packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
+    NetlinkPayload,
 };
 use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
@@ -11,6 +13,7 @@ use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute,
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
+use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage, TcOption};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use std::io;
@@ -165,6 +168,25 @@ impl Netlink {
         }
         message.attributes.push(RouteAttribute::Oif(route.device));
         self.request(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE).map(drop)
+    }
+
+    /// Limits what leaves through a link.
+    pub fn set_rate_limit(&mut self, index: u32, bucket: &TokenBucket) -> io::Result<()> {
+        const TCA_TBF_PARMS: u16 = 1;
+        const TCA_TBF_RATE64: u16 = 4;
+        const TCA_TBF_BURST: u16 = 6;
+        let mut message = TcMessage::default();
+        message.header.index = i32::try_from(index).map_err(io::Error::other)?;
+        message.header.parent = TcHandle::ROOT;
+        message.attributes.push(TcAttribute::Kind("tbf".into()));
+        let option = |kind, value| TcOption::Other(DefaultNla::new(kind, value));
+        message.attributes.push(TcAttribute::Options(vec![
+            option(TCA_TBF_PARMS, bucket.parameters()),
+            option(TCA_TBF_RATE64, bucket.rate.to_ne_bytes().to_vec()),
+            option(TCA_TBF_BURST, bucket.burst.to_ne_bytes().to_vec()),
+        ]));
+        let message = RouteNetlinkMessage::NewQueueDiscipline(message);
+        self.request(message, NLM_F_CREATE | NLM_F_REPLACE).map(drop)
     }
 
     /// Sends one request and collects its answers up to the acknowledgement or the end of the dump.

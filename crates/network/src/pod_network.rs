@@ -1,10 +1,11 @@
 //! [`Network`]: the pod network of one node. Start reading at [`Network::open`].
+use crate::bandwidth::{self, Limits, TokenBucket};
 use crate::config::{self, Config, nth};
 use crate::ipam::{self, HostPort, Ipam, Lease};
 use crate::netlink::{LOOPBACK, Netlink, Route, VethPair, any_net, host_net};
 use crate::nft::Family;
 use crate::table_watch::{self, TableWatch};
-use crate::{host_ports, names, netns, nft, sysctl};
+use crate::{firewall, host_ports, names, netns, nft, sysctl};
 use pintle_runtime::pod_network::{Attachment, PodNetwork};
 use std::collections::HashSet;
 use std::fs::File;
@@ -34,6 +35,9 @@ pub enum Error {
     /// The pods' nft table could not be programmed.
     #[error(transparent)]
     Nft(#[from] nft::Error),
+    /// The pod's bandwidth annotations cannot be honoured.
+    #[error(transparent)]
+    Bandwidth(#[from] bandwidth::Error),
     /// The kernel refused a step.
     #[error("cannot {step}: {error}")]
     Kernel {
@@ -63,6 +67,9 @@ impl Network {
         let ipam = Ipam::open(&directory, size.unwrap_or(0))?;
         let network = Network(Arc::new(Inner { config, ipam }));
         network.blocking(Inner::recover).await?;
+        for obstacle in firewall::obstacles(&network.0.config.cluster_id).await? {
+            tracing::warn!("{obstacle}");
+        }
         let watch = TableWatch::open().map_err(step("watch nftables"))?;
         network.0.program().await?;
         network.blocking(Inner::prepare_host).await?;
@@ -87,6 +94,7 @@ impl Network {
 
     async fn attach(&self, netns: PathBuf, attachment: &Attachment) -> Result<Vec<IpAddr>, Error> {
         let ports: Vec<HostPort> = attachment.port_mappings.iter().map(HostPort::from).collect();
+        let limits = bandwidth::parse(&attachment.annotations)?;
         let before = self.0.ipam.get(&attachment.sandbox_id);
         let lease = self.0.ipam.allocate(&attachment.sandbox_id, &ports)?;
         let mut script = before.filter(|before| before.host_ports != ports);
@@ -95,7 +103,7 @@ impl Network {
         if !transaction.is_empty() {
             nft::apply(&transaction).await?;
         }
-        self.blocking(move |inner| inner.wire(&netns, lease.offset)).await
+        self.blocking(move |inner| inner.wire(&netns, lease.offset, limits)).await
     }
 
     async fn detach(&self, attachment: &Attachment) -> Result<(), Error> {
@@ -221,7 +229,7 @@ impl Inner {
     }
 
     /// Gives the namespace at `path` the addresses at `offset`.
-    fn wire(&self, path: &Path, offset: u32) -> Result<Vec<IpAddr>, Error> {
+    fn wire(&self, path: &Path, offset: u32, limits: Limits) -> Result<Vec<IpAddr>, Error> {
         let addresses: Vec<IpAddr> = self.config.pod_cidrs.iter().map(|cidr| nth(cidr, offset)).collect();
         let gateways = self.config.gateways();
         let name = names::pod_link(&self.config.cluster_id, offset);
@@ -246,6 +254,13 @@ impl Inner {
         self.tune(&name).map_err(step(format!("set kernel parameters of {name}")))?;
         host.set_up(here).map_err(step(format!("set up {name}")))?;
         pod.set_up(LOOPBACK).map_err(in_pod("set up lo"))?;
+        if let Some(bits) = limits.ingress {
+            let bucket = TokenBucket::new(bits);
+            host.set_rate_limit(here, &bucket).map_err(step(format!("limit the bandwidth of {name}")))?;
+        }
+        if let Some(bits) = limits.egress {
+            pod.set_rate_limit(eth0, &TokenBucket::new(bits)).map_err(in_pod("limit the bandwidth of eth0"))?;
+        }
         pod.set_up(eth0).map_err(in_pod("set up eth0"))?;
         for (address, gateway) in addresses.iter().zip(&gateways) {
             host.add_address(here, *gateway).map_err(step(format!("give {gateway} to {name}")))?;

@@ -314,7 +314,7 @@ mod tests {
         }
     }
 
-    fn inputs(spec: Value) -> Inputs {
+    fn inputs(spec: &Value) -> Inputs {
         let policy = json!({"metadata": {"namespace": "shop", "name": "p"}, "spec": spec});
         Inputs {
             policies: vec![serde_json::from_value(policy).unwrap()],
@@ -342,14 +342,14 @@ mod tests {
 
     #[test]
     fn without_policies_nobody_is_isolated() {
-        let mut inputs = inputs(json!({"podSelector": {}}));
+        let mut inputs = inputs(&json!({"podSelector": {}}));
         inputs.policies.clear();
         assert_eq!(plan(&inputs, Family::Ip), Desired::default());
     }
 
     #[test]
     fn a_policy_without_rules_drops_all_but_the_pod_itself() {
-        let desired = plan(&inputs(json!({"podSelector": {"matchLabels": {"app": "db"}}})), Family::Ip);
+        let desired = plan(&inputs(&json!({"podSelector": {"matchLabels": {"app": "db"}}})), Family::Ip);
         assert_eq!(only_chain(&desired), ["ip saddr 10.0.0.1 return", "drop"]);
         assert_eq!(desired.ingress.keys().collect::<Vec<_>>(), ["10.0.0.1"]);
         assert!(desired.egress.is_empty());
@@ -358,7 +358,7 @@ mod tests {
     #[test]
     fn an_empty_rule_admits_all() {
         let spec = json!({"podSelector": {"matchLabels": {"app": "db"}}, "ingress": [{}]});
-        let desired = plan(&inputs(spec), Family::Ip);
+        let desired = plan(&inputs(&spec), Family::Ip);
         assert_eq!(only_chain(&desired)[1..], ["return", "drop"]);
     }
 
@@ -366,7 +366,7 @@ mod tests {
     fn peers_are_selected_by_pod_and_namespace() {
         let with = |peer: Value| {
             let spec = json!({"podSelector": {"matchLabels": {"app": "db"}}, "ingress": [{"from": [peer]}]});
-            plan(&inputs(spec), Family::Ip)
+            plan(&inputs(&spec), Family::Ip)
         };
         assert_eq!(members(&with(json!({"podSelector": {"matchLabels": {"app": "web"}}}))), ["10.0.0.2"]);
         assert_eq!(members(&with(json!({"podSelector": {}}))), ["10.0.0.1", "10.0.0.2"]);
@@ -382,7 +382,7 @@ mod tests {
         let spec = json!({"podSelector": {"matchLabels": {"app": "db"}}, "ingress": [{"ports": [
             {"port": 80}, {"protocol": "UDP", "port": 1000, "endPort": 2000}, {"port": "sql"}, {"port": "none"},
             {"protocol": "SCTP"}]}]});
-        let desired = plan(&inputs(spec), Family::Ip);
+        let desired = plan(&inputs(&spec), Family::Ip);
         assert_eq!(
             only_chain(&desired)[1..],
             [
@@ -399,7 +399,7 @@ mod tests {
     fn a_named_port_of_an_egress_rule_is_the_receivers() {
         let spec = json!({"podSelector": {"matchLabels": {"app": "db"}}, "policyTypes": ["Egress"],
             "egress": [{"to": [{"podSelector": {"matchLabels": {"app": "web"}}}], "ports": [{"port": "sql"}]}]});
-        let desired = plan(&inputs(spec), Family::Ip);
+        let desired = plan(&inputs(&spec), Family::Ip);
         assert!(desired.ingress.is_empty());
         assert!(members(&desired).contains(&"10.0.0.2 . tcp . 5432"));
         assert!(only_chain(&desired)[1].contains("ip daddr . meta l4proto . th dport @ports-"));
@@ -407,7 +407,7 @@ mod tests {
 
     #[test]
     fn the_other_family_is_isolated_by_its_own_addresses() {
-        let desired = plan(&inputs(json!({"podSelector": {}})), Family::Ip6);
+        let desired = plan(&inputs(&json!({"podSelector": {}})), Family::Ip6);
         assert_eq!(desired, Desired::default());
     }
 }

@@ -1,7 +1,7 @@
 //! The pod network, asserted on packets between network namespaces.
-use crate::support::{Pod, ask_tcp, config, dual_stack, ip, on_machine, outside, run, serve_tcp};
+use crate::support::{Netns, Pod, ask_tcp, config, dual_stack, ip, on_machine, outside, run, serve_tcp};
 use pintle_network::{Network, purge};
-use pintle_runtime::pod_network::{PodNetwork, PortMapping};
+use pintle_runtime::pod_network::{Attachment, PodNetwork, PortMapping};
 
 #[test]
 fn pods_reach_each_other_the_host_and_themselves() {
@@ -142,5 +142,29 @@ fn purge_leaves_nothing_and_touches_nothing_else() {
         purge("0123abcd", dir.path()).await.unwrap();
         assert_eq!((ip("-br link"), ip("route show table all"), run("nft", "list ruleset")), before);
         assert!(std::fs::read_dir(dir.path()).unwrap().next().is_none());
+    });
+}
+
+#[test]
+fn bandwidth_annotations_limit_both_directions() {
+    on_machine(|| async {
+        let dir = tempfile::tempdir().unwrap();
+        let network = Network::open(config(dir.path())).await.unwrap();
+        let netns = Netns::new();
+        let limits = [("kubernetes.io/ingress-bandwidth", "8M"), ("kubernetes.io/egress-bandwidth", "16M")];
+        let mut attachment = Attachment {
+            sandbox_id: "limited".into(),
+            annotations: limits.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+            ..Attachment::default()
+        };
+        network.setup(&netns.path(), &attachment).await.unwrap();
+        network.setup(&netns.path(), &attachment).await.unwrap();
+        let host = run("tc", "qdisc show");
+        assert!(host.contains("qdisc tbf") && host.contains("rate 8Mbit"), "{host}");
+        let pod = netns.run(|| run("tc", "qdisc show dev eth0"));
+        assert!(pod.contains("rate 16Mbit"), "{pod}");
+        attachment.annotations.insert("kubernetes.io/ingress-bandwidth".into(), "fast".into());
+        let error = network.setup(&netns.path(), &attachment).await.unwrap_err();
+        assert!(error.contains("ingress-bandwidth"), "{error}");
     });
 }
