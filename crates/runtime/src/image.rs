@@ -1,7 +1,8 @@
-//! Images: references, the store of unpacked layers, archives to load, packing. Start at [`store::ImageStore`].
+//! Images: references, the store of unpacked layers, archives to load, packing, pulling. Start at [`store::ImageStore`].
 pub mod archive;
 pub mod digest;
 pub mod layer;
 pub mod pack;
+pub mod pull;
 pub mod reference;
 pub mod store;

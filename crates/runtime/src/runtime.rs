@@ -85,7 +85,7 @@ pub(crate) struct Inner {
     pub config: Config,
     pub cgroups: Cgroups,
     pub host: Host,
-    pub images: ImageStore,
+    pub images: Arc<ImageStore>,
     pub sandboxes: Mutex<BTreeMap<String, Arc<Sandbox>>>,
     pub containers: Mutex<BTreeMap<String, Arc<Container>>>,
     subscribers: Mutex<Vec<mpsc::Sender<ContainerEventResponse>>>,
@@ -123,7 +123,9 @@ impl Runtime {
         cgroups.create(&config.cgroup_parent)?;
         let bundles = config.state.join("bundles");
         make_private(&bundles).map_err(|source| Error::Io { path: bundles, source })?;
-        let images = ImageStore::open(&config.root)?;
+        let images = Arc::new(ImageStore::open(&config.root)?);
+        // Fails if the program has chosen one before: then that is used.
+        rustls::crypto::ring::default_provider().install_default().ok();
         let host = Host::detect(cgroups.is_v2());
         let (streaming, listener) = Streaming::bind().await.map_err(Error::Streaming)?;
         let inner = Inner {

@@ -7,6 +7,8 @@ use tonic::Status;
 
 use crate::cgroup::Limits;
 use crate::cri::{self, ImageService, RuntimeService};
+use crate::image::pull::pull;
+use crate::image::reference::Reference;
 use crate::image::store;
 use crate::records::{ContainerPhase, ContainerRecord};
 use crate::runtime::Runtime;
@@ -424,7 +426,15 @@ impl ImageService for Runtime {
 
     async fn pull_image(&self, request: cri::PullImageRequest) -> Result<cri::PullImageResponse, Status> {
         let name = request.image.unwrap_or_default().image;
-        Err(Status::unimplemented(format!("failed to pull image \"{name}\": registries are not served yet")))
+        let insecure = &self.inner.config.insecure_registries;
+        match pull(&self.inner.images, &name, request.auth.as_ref(), insecure).await {
+            Ok(record) => Ok(cri::PullImageResponse { image_ref: record.id.clone() }),
+            Err(error) => {
+                let normal = Reference::parse(&name).map_or_else(|_| name.clone(), |reference| reference.to_string());
+                let text = format!("failed to pull and unpack image \"{normal}\": {error}");
+                Err(if error.is_not_found() { Status::not_found(text) } else { Status::unknown(text) })
+            }
+        }
     }
 
     async fn remove_image(&self, request: cri::RemoveImageRequest) -> Result<cri::RemoveImageResponse, Status> {
