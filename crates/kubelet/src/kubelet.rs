@@ -3,9 +3,11 @@ use crate::config::Config;
 use crate::downward::NodeFacts;
 use crate::events::{Recorder, Severity};
 use crate::images::Images;
+use crate::logs::Watches;
 use crate::node::{self, NodeAgent};
 use crate::objects::Objects;
 use crate::pods::{PodExt, labels};
+use crate::server::Server;
 use crate::status_manager::StatusManager;
 use crate::volumes::Volumes;
 use crate::worker::{self, Workers};
@@ -35,6 +37,14 @@ pub enum Error {
     /// The runtime does not answer.
     #[error("the container runtime does not answer: {0}")]
     Runtime(#[from] tonic::Status),
+    /// The server's address cannot be had.
+    #[error("the kubelet cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// A directory cannot be made.
     #[error("cannot prepare the kubelet's directories: {0}")]
     Directories(#[from] std::io::Error),
@@ -66,6 +76,7 @@ pub(crate) struct Kubelet {
     pub services: Informer<Service>,
     pub node: NodeFacts,
     pub machine_memory: i64,
+    pub log_watches: Watches,
     /// When this process started.
     pub since: Timestamp,
 }
@@ -109,9 +120,17 @@ pub async fn run(
         objects,
         node: facts,
         machine_memory: machine.memory,
+        log_watches: Watches::default(),
         since: Timestamp::now(),
         config,
     });
+    if let Some(server) = kubelet.config.server.clone() {
+        let listener = tokio::net::TcpListener::bind(server.address)
+            .await
+            .map_err(|source| Error::Listen { address: server.address, source })?;
+        let serve = Server::new(kubelet.clone(), workers.clone(), client.clone());
+        tokio::spawn(serve.run(listener, server, stop.clone()));
+    }
     tokio::spawn(agent.run(ready_sender, stop.clone()));
     tokio::spawn(follow_pods(kubelet.clone(), workers.clone(), client, stop.clone()));
     tokio::spawn(follow_runtime(kubelet, workers, stop));

@@ -21,6 +21,7 @@ mod probes;
 mod quantity;
 mod resources;
 mod security;
+mod server;
 mod status;
 mod status_manager;
 mod termination_message;

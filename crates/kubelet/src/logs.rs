@@ -1,4 +1,37 @@
 //! Container logs in CRI's format: reading their end, following them, rotating them.
+mod reader;
+mod watch;
+
+pub use reader::{Options, Reader, Stream};
+pub use watch::Watches;
+
+/// One line of a log: `<time> <stream> <tag> <message>`.
+pub struct Line<'a> {
+    /// RFC 3339 with nanoseconds.
+    pub time: &'a [u8],
+    /// Which stream it came from.
+    pub stream: Stream,
+    /// Whether the line goes on in the next one.
+    pub partial: bool,
+    /// Its text without the newline.
+    pub message: &'a [u8],
+}
+
+impl<'a> Line<'a> {
+    /// Splits a line; `None` when it is none of CRI's.
+    pub fn parse(line: &'a [u8]) -> Option<Self> {
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        let mut parts = line.splitn(4, |byte| *byte == b' ');
+        let (time, stream, tag, message) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        let stream = match stream {
+            b"stdout" => Stream::Stdout,
+            b"stderr" => Stream::Stderr,
+            _ => return None,
+        };
+        Some(Line { time, stream, partial: tag.first() == Some(&b'P'), message })
+    }
+}
+
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
@@ -16,21 +49,17 @@ pub fn tail_text(path: &Path, lines: usize, bytes: usize) -> String {
         Ok(data)
     };
     let Ok(data) = read() else { return String::new() };
-    let text = String::from_utf8_lossy(&data);
-    let parsed: Vec<String> = text.lines().filter_map(parse_text).collect();
+    let parsed: Vec<String> = data
+        .split(|byte| *byte == b'\n')
+        .filter_map(Line::parse)
+        .map(|line| String::from_utf8_lossy(line.message).into_owned() + if line.partial { "" } else { "\n" })
+        .collect();
     let joined = parsed[parsed.len().saturating_sub(lines)..].concat();
     let mut start = joined.len().saturating_sub(bytes);
     while !joined.is_char_boundary(start) {
         start += 1;
     }
     joined[start..].to_owned()
-}
-
-/// The message of one CRI log line, with its newline when it is complete.
-fn parse_text(line: &str) -> Option<String> {
-    let mut parts = line.splitn(4, ' ');
-    let (_, _, tag, message) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    Some(if tag.starts_with('P') { message.to_owned() } else { format!("{message}\n") })
 }
 
 /// Removes a log and its rotated files.

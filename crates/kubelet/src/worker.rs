@@ -93,6 +93,13 @@ impl Workers {
         }
     }
 
+    /// The pods of this node, with the newest status that this node has published.
+    pub fn pods(&self) -> Vec<Arc<Pod>> {
+        let mut pods: Vec<Arc<Pod>> = self.0.lock().values().map(|desk| desk.pod()).collect();
+        pods.sort_by(|a, b| (a.namespace(), a.name()).cmp(&(b.namespace(), b.name())));
+        pods
+    }
+
     /// Makes all workers look again.
     pub fn wake_all(&self) {
         self.0.lock().values().for_each(|desk| desk.wake.notify_one());

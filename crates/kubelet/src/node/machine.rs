@@ -112,3 +112,18 @@ impl Machine {
         }
     }
 }
+
+/// Memory that could be used at once, in bytes.
+pub fn available_memory() -> i64 {
+    meminfo("MemAvailable")
+}
+
+/// Seconds that processors were busy since boot, summed.
+pub fn busy_seconds() -> f64 {
+    let text = read("/proc/stat");
+    let fields = text.lines().next().unwrap_or_default().split_whitespace().skip(1);
+    let ticks: Vec<f64> = fields.filter_map(|field| field.parse().ok()).collect();
+    let idle = ticks.get(3).copied().unwrap_or(0.0) + ticks.get(4).copied().unwrap_or(0.0);
+    // USER_HZ is 100 on all architectures Kubernetes runs on.
+    (ticks.iter().take(8).sum::<f64>() - idle) / 100.0
+}

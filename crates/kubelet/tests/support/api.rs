@@ -101,13 +101,25 @@ impl FakeApi {
         }
     }
 
-    /// Messages of the events recorded so far, as `reason: message`.
-    pub fn events(&self) -> Vec<String> {
+    /// Waits for an event, written `reason: message`.
+    pub async fn event(&self, wanted: &str) {
+        let mut version = self.0.version.subscribe();
+        loop {
+            version.borrow_and_update();
+            let events = self.events();
+            if events.iter().any(|event| event == wanted) {
+                return;
+            }
+            let change = tokio::time::timeout(std::time::Duration::from_secs(3600), version.changed());
+            change.await.unwrap_or_else(|_| panic!("no {wanted:?} in {events:#?}")).unwrap();
+        }
+    }
+
+    fn events(&self) -> Vec<String> {
         let objects = self.0.objects.lock();
         let events = objects.iter().filter(|((collection, _), _)| collection.ends_with("/events"));
-        events
-            .map(|(_, event)| format!("{}: {}", event["reason"].as_str().unwrap(), event["message"].as_str().unwrap()))
-            .collect()
+        let text = |event: &Value, field: &str| event[field].as_str().unwrap().to_owned();
+        events.map(|(_, event)| format!("{}: {}", text(event, "reason"), text(event, "message"))).collect()
     }
 
     async fn answer(&self, request: Request<Body>) -> Response<Reply> {
