@@ -307,7 +307,7 @@ impl RuntimeService for Runtime {
             status: Some(cri::RuntimeStatus { conditions }),
             info: HashMap::new(),
             runtime_handlers: vec![cri::RuntimeHandler { name: String::new(), features: Some(features) }],
-            features: Some(cri::RuntimeFeatures { supplemental_groups_policy: true, ..Default::default() }),
+            features: Some(cri::RuntimeFeatures { supplemental_groups_policy: true }),
         })
     }
 

@@ -79,7 +79,7 @@ impl Inner {
                 annotations: config.annotations.clone(),
             }),
             cpu: running.then(|| self.cpu(&record.cgroup)).flatten(),
-            memory: memory.as_ref().map(|(memory, _)| memory.clone()),
+            memory: memory.as_ref().map(|(memory, _)| *memory),
             writable_layer: Some(self.filesystem(bytes, inodes)),
             swap: memory.map(|(_, swap)| swap),
         }

@@ -1,9 +1,12 @@
 //! The runtime on a real machine: needs root and a static busybox (Debian: `busybox-static`).
 //!
 //! The test binary is its own shim, as the `pintle` binary is. Words on the command line choose tests by name.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 #[path = "node/support.rs"]
 mod support;
 
+#[path = "node/figures.rs"]
+mod figures;
 #[path = "node/lifecycle.rs"]
 mod lifecycle;
 #[path = "node/streams.rs"]
@@ -42,6 +45,8 @@ const TESTS: &[(&str, Test)] = tests![
     streams::ports_of_the_pod_are_forwarded,
 ];
 
+const FIGURES: &[(&str, Test)] = tests![figures::pod_start_and_shim_memory];
+
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
     if args.next().is_some_and(|word| word == "shim") {
@@ -57,10 +62,9 @@ fn main() -> ExitCode {
     }
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let mut failed = 0;
-    for (name, test) in TESTS {
-        if !words.is_empty() && !words.iter().any(|word| name.contains(word)) {
-            continue;
-        }
+    let named = |name: &str| words.iter().any(|word| name.contains(word));
+    let tests = TESTS.iter().filter(|(name, _)| words.is_empty() || named(name));
+    for (name, test) in tests.chain(FIGURES.iter().filter(|(name, _)| named(name))) {
         let result = std::panic::catch_unwind(|| {
             let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
             tokio.block_on(async { test(Node::new().await).await });

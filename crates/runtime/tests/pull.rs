@@ -1,4 +1,5 @@
 //! Pulling from a registry that runs in the test.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io::Read;

@@ -227,7 +227,7 @@ impl Pull<'_> {
                 .map_err(|error| self.failed(error))?;
             let actual = digest::of(&bytes);
             if digest.as_ref().is_some_and(|expected| *expected != actual) {
-                return Err(Error::Document(format!("the manifest's digest is {actual}, not {}", image)));
+                return Err(Error::Document(format!("the manifest's digest is {actual}, not {image}")));
             }
             let top = top.get_or_insert(actual).clone();
             let document: Document =

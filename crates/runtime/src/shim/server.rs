@@ -1,7 +1,7 @@
 //! The shim's poll loop: requests, helpers, output, exits.
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::path::PathBuf;
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -429,14 +429,7 @@ impl Server {
         Ok(())
     }
 
-    fn exec(
-        &mut self,
-        connection: u64,
-        id: &str,
-        process: &PathBuf,
-        tty: bool,
-        fds: Vec<OwnedFd>,
-    ) -> Result<(), String> {
+    fn exec(&mut self, connection: u64, id: &str, process: &Path, tty: bool, fds: Vec<OwnedFd>) -> Result<(), String> {
         let container = self.find(id)?;
         if !matches!(container.phase, Phase::Running) {
             return Err(format!("container {id:?} is not running"));

@@ -96,7 +96,7 @@ fn resolve(profile: &mut Value, capabilities: &[String]) {
     calls.retain(|call| matches(&call["includes"], true) && !matches(&call["excludes"], false));
     for call in calls {
         let Some(map) = call.as_object_mut() else { continue };
-        if let Some(name) = map.remove("name").filter(|name| name.is_string()) {
+        if let Some(name) = map.remove("name").filter(Value::is_string) {
             map.insert("names".to_owned(), json!([name]));
         }
         for name in ["includes", "excludes", "comment"] {
