@@ -3,15 +3,18 @@ use crate::body::Body;
 use crate::codec::encode_object;
 use crate::encode::without_type;
 use crate::negotiate::{Encoding, Negotiation, View};
+use crate::query::Query;
 use crate::registry::Registry;
 use bytes::Bytes;
 use http::header::{
     CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER, VARY, WARNING,
 };
 use http::{Response, StatusCode};
+use pintle_api::field::go_quote;
 use pintle_api::meta::ObjectExt;
 use pintle_api::scheme::Resource;
 use pintle_api::status::ApiError;
+use pintle_api::table::{self, IncludeObject, partial_object_metadata};
 use pintle_store::Revision;
 use serde_json::{Value, json};
 
@@ -66,7 +69,7 @@ pub fn object(
     negotiation: &Negotiation,
     resource: &Resource,
     shown: Shown<'_>,
-    include: Include,
+    include: IncludeObject,
 ) -> Result<Response<Body>, ApiError> {
     let plain = negotiation.encoding == Encoding::Json && !negotiation.pretty && negotiation.view == View::Whole;
     let body = match shown {
@@ -77,11 +80,19 @@ pub fn object(
     Ok(negotiated(status, negotiation, body.into()))
 }
 
-fn viewed(value: &Value, negotiation: &Negotiation, resource: &Resource, include: Include) -> Result<Bytes, ApiError> {
+fn viewed(
+    value: &Value,
+    negotiation: &Negotiation,
+    resource: &Resource,
+    include: IncludeObject,
+) -> Result<Bytes, ApiError> {
     match negotiation.view {
         View::Whole => encode_object(value, negotiation),
-        View::Metadata => encode_object(&partial(value), negotiation),
-        View::Table => encode_object(&table(resource, std::slice::from_ref(value), &json!({}), include), negotiation),
+        View::Metadata => encode_object(&partial_object_metadata(value), negotiation),
+        View::Table => {
+            let metadata = json!({ "resourceVersion": value.resource_version() });
+            encode_object(&table_of(resource, std::slice::from_ref(value), metadata, include, true), negotiation)
+        }
     }
 }
 
@@ -114,31 +125,14 @@ impl ListMeta {
     }
 }
 
-/// What a table carries of each object.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Include {
-    /// Its metadata.
-    #[default]
-    Metadata,
-    /// All of it.
-    Object,
-    /// Nothing.
-    None,
-}
-
-impl Include {
-    /// The `includeObject` parameter.
-    pub fn parse(text: &str) -> Result<Self, ApiError> {
-        match text {
-            "" | "Metadata" => Ok(Include::Metadata),
-            "Object" => Ok(Include::Object),
-            "None" => Ok(Include::None),
-            other => Err(ApiError::bad_request(format!(
-                "unrecognized includeObject value: {}",
-                pintle_api::field::go_quote(other)
-            ))),
-        }
+/// The `includeObject` parameter.
+pub fn include_object(query: &Query) -> Result<IncludeObject, ApiError> {
+    let given = query.text("includeObject");
+    if given.is_empty() {
+        return Ok(IncludeObject::default());
     }
+    let wrong = || ApiError::bad_request(format!("unrecognized includeObject value: {}", go_quote(given)));
+    IncludeObject::parse(given).ok_or_else(wrong)
 }
 
 /// Answers with a list of stored objects: their encodings are joined, not parsed, where the client wants them whole.
@@ -148,7 +142,7 @@ pub fn list(
     resource: &Resource,
     stored: Vec<Bytes>,
     meta: &ListMeta,
-    include: Include,
+    include: IncludeObject,
 ) -> Result<Response<Body>, ApiError> {
     let plain = negotiation.encoding == Encoding::Json && !negotiation.pretty && negotiation.view == View::Whole;
     if plain && crate::registry::is_storage_version(resource) {
@@ -168,44 +162,29 @@ pub fn list(
             "kind": resource.list_kind, "apiVersion": resource.api_version(), "metadata": meta.to_value(), "items": items,
         }),
         View::Metadata => {
-            let items: Vec<Value> = items.iter().map(partial).collect();
+            let items: Vec<Value> = items.iter().map(partial_object_metadata).collect();
             json!({
                 "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": meta.to_value(),
                 "items": items,
             })
         }
-        View::Table => table(resource, &items, &meta.to_value(), include),
+        View::Table => table_of(resource, &items, meta.to_value(), include, true),
     };
     value(StatusCode::OK, negotiation, &document)
 }
 
-/// The `PartialObjectMetadata` of an object.
-pub fn partial(object: &Value) -> Value {
-    json!({
-        "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
-        "metadata": object.get("metadata").cloned().unwrap_or_default(),
-    })
-}
-
-/// A `Table` of objects.
-pub fn table(_resource: &Resource, objects: &[Value], metadata: &Value, include: Include) -> Value {
-    let row = |object: &Value| {
-        let mut row = json!({ "cells": [object.name(), object.creation_timestamp()] });
-        match include {
-            Include::None => {}
-            Include::Metadata => row["object"] = partial(object),
-            Include::Object => row["object"] = object.clone(),
-        }
-        row
-    };
-    json!({
-        "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
-        "columnDefinitions": [
-            {"name": "Name", "type": "string", "format": "name", "description": "", "priority": 0},
-            {"name": "Created At", "type": "date", "format": "", "description": "", "priority": 0},
-        ],
-        "rows": objects.iter().map(row).collect::<Vec<Value>>(),
-    })
+/// A `Table` of objects; without `headers` clients keep the columns that they know.
+pub fn table_of(
+    resource: &Resource,
+    objects: &[Value],
+    metadata: Value,
+    include: IncludeObject,
+    headers: bool,
+) -> Value {
+    let printer = table::printer(&resource.group, &resource.kind);
+    let now = jiff::Timestamp::now();
+    let rows = objects.iter().map(|object| printer.row(object, include, now)).collect();
+    table::table(headers.then(|| printer.column_definitions()), rows, metadata)
 }
 
 /// Answers with an error, as a `Status`.

@@ -148,3 +148,22 @@ async fn a_namespace_waits_for_its_own_finalizer() {
     server.put(&format!("{uri}/finalize"), &emptied).await.ok();
     assert_eq!(server.get(uri).await.status, 404);
 }
+
+#[tokio::test]
+async fn tables_have_the_columns_of_the_kind() {
+    let server = Server::start();
+    server.post(DEPLOYMENTS, &deployment()).await.ok();
+    let accept = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io,application/json")];
+    let table = server.call("GET", DEPLOYMENTS, &accept, "").await.ok();
+    assert_eq!(table["columnDefinitions"][1]["name"], "Ready");
+    assert_eq!(table["rows"][0]["cells"][..2], [json!("web"), json!("0/1")]);
+    assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");
+    let uri = format!("{DEPLOYMENTS}?watch=1");
+    let mut events = common::Events::of(server.send("GET", &uri, &accept, "").await);
+    let first = events.next().await.unwrap();
+    assert_eq!((&first["type"], &first["object"]["kind"]), (&json!("ADDED"), &json!("Table")));
+    server.merge(&format!("{DEPLOYMENTS}/web"), &json!({"spec": {"replicas": 2}})).await.ok();
+    let second = events.next().await.unwrap();
+    assert_eq!((&second["type"], second["object"]["rows"].as_array().unwrap().len()), (&json!("MODIFIED"), 1));
+    assert!(first["object"]["columnDefinitions"].is_array() && !second["object"]["columnDefinitions"].is_array());
+}

@@ -4,7 +4,7 @@ use super::resource::Call;
 use crate::body::Body;
 use crate::list_options::{Continue, ListOptions, Match, parse_revision};
 use crate::registry::{collection_prefix, is_storage_version, object_key, prefix_end, store_error};
-use crate::respond::{self, Include, ListMeta, Shown};
+use crate::respond::{self, ListMeta, Shown};
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use pintle_api::status::ApiError;
@@ -20,7 +20,7 @@ impl ApiServer {
     pub(super) async fn get(&self, call: &Call) -> Result<Response<Body>, ApiError> {
         let query = &call.cx.info.query;
         self.wait_for_revision(parse_revision(query.text("resourceVersion"))?).await?;
-        let include = Include::parse(query.text("includeObject"))?;
+        let include = respond::include_object(query)?;
         let stored = self.registry().get_stored(&call.resource, &call.namespace, &call.cx.info.name).await?;
         if is_storage_version(&call.resource) {
             let shown = Shown::Stored(&stored.value);
@@ -32,7 +32,7 @@ impl ApiServer {
 
     pub(super) async fn list(&self, call: &Call) -> Result<Response<Body>, ApiError> {
         let options = ListOptions::parse(&call.resource, &call.cx.info.query, false)?;
-        let include = Include::parse(call.cx.info.query.text("includeObject"))?;
+        let include = respond::include_object(&call.cx.info.query)?;
         let (stored, meta) = self.page(call, &options).await?;
         let stored = stored.into_iter().map(|kv| kv.value).collect();
         respond::list(self.registry(), &call.negotiation, &call.resource, stored, &meta, include)

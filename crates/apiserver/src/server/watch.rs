@@ -6,7 +6,7 @@ use crate::encode::restamp;
 use crate::list_options::{ListOptions, Match};
 use crate::negotiate::{ACCEPTED, Encoding, JSON, View};
 use crate::registry::{Registry, collection_prefix, is_storage_version};
-use crate::respond::{self, Include};
+use crate::respond;
 use crate::selection::Selection;
 use crate::watch_cache::{Change, EventType, FrameForm, Ring, WatchCache};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -16,10 +16,12 @@ use http_body::Frame;
 use http_body_util::StreamBody;
 use pintle_api::scheme::Resource;
 use pintle_api::status::ApiError;
+use pintle_api::table::{IncludeObject, partial_object_metadata};
 use pintle_store::Revision;
 use serde_json::{Value, json};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -34,7 +36,7 @@ const CHUNK: usize = 64 << 10;
 impl ApiServer {
     pub(super) async fn watch(&self, call: &Call) -> Result<Response<Body>, ApiError> {
         let options = ListOptions::parse(&call.resource, &call.cx.info.query, true)?;
-        let include = Include::parse(call.cx.info.query.text("includeObject"))?;
+        let include = respond::include_object(&call.cx.info.query)?;
         if call.negotiation.encoding != Encoding::Json {
             return Err(ApiError::not_acceptable(&ACCEPTED));
         }
@@ -97,17 +99,19 @@ struct Show {
     registry: Registry,
     resource: Arc<Resource>,
     view: View,
-    include: Include,
+    include: IncludeObject,
+    /// Whether a Table of this watch has told its columns.
+    headers_sent: AtomicBool,
     /// The number of this form in [`FrameForm`].
     form: u64,
 }
 
 impl Show {
-    fn new(registry: Registry, resource: Arc<Resource>, view: View, include: Include) -> Self {
+    fn new(registry: Registry, resource: Arc<Resource>, view: View, include: IncludeObject) -> Self {
         let mut hasher = DefaultHasher::new();
         (&resource.group, &resource.version, view).hash(&mut hasher);
         let form = hasher.finish();
-        Show { registry, resource, view, include, form }
+        Show { registry, resource, view, include, headers_sent: AtomicBool::new(false), form }
     }
 
     /// The frame of `change` as an event of this type; shared where all watchers see the same.
@@ -129,10 +133,11 @@ impl Show {
         }
         let shown = self.registry.load(&self.resource, stored).map(|object| match self.view {
             View::Whole => object,
-            View::Metadata => respond::partial(&object),
+            View::Metadata => partial_object_metadata(&object),
             View::Table => {
                 let metadata = json!({ "resourceVersion": object["metadata"]["resourceVersion"] });
-                respond::table(&self.resource, std::slice::from_ref(&object), &metadata, self.include)
+                let headers = !self.headers_sent.swap(true, Ordering::Relaxed);
+                respond::table_of(&self.resource, std::slice::from_ref(&object), metadata, self.include, headers)
             }
         });
         match shown {

@@ -6,7 +6,7 @@ use crate::codec::{FieldValidation, content_type, decode, decode_typed, read_bod
 use crate::list_options::ListOptions;
 use crate::patch::Patch;
 use crate::registry::{DeleteOptions, Deleted, Write, Written, is_storage_version};
-use crate::respond::{self, Include, Shown};
+use crate::respond::{self, Shown};
 use crate::strategy;
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -16,6 +16,7 @@ use pintle_api::field::{FieldError, Path};
 use pintle_api::meta::ObjectExt;
 use pintle_api::scheme::{GroupKind, Resource};
 use pintle_api::status::ApiError;
+use pintle_api::table::IncludeObject;
 use serde_json::{Value, json};
 
 /// How many objects of a collection are deleted at the same time, so that they share commits.
@@ -99,7 +100,7 @@ impl ApiServer {
             let details = pintle_api::status::deleted(call.resource.group_resource(), name, object.uid());
             return respond::value(status, &call.negotiation, &details);
         }
-        respond::object(status, &call.negotiation, &call.resource, Shown::Value(&object), Include::default())
+        respond::object(status, &call.negotiation, &call.resource, Shown::Value(&object), IncludeObject::default())
     }
 
     pub(super) async fn delete_collection(&self, call: &Call, body: RequestBody) -> Result<Response<Body>, ApiError> {
@@ -120,7 +121,7 @@ impl ApiServer {
             }
         }
         let stored = items.into_iter().map(|kv| kv.value).collect();
-        respond::list(self.registry(), &call.negotiation, &call.resource, stored, &meta, Include::default())
+        respond::list(self.registry(), &call.negotiation, &call.resource, stored, &meta, IncludeObject::default())
     }
 
     /// Deletes the object at `key` (from the resource's prefix on); one that is gone already is fine.
@@ -150,7 +151,7 @@ fn answer(call: &Call, written: &Written) -> Result<Response<Body>, ApiError> {
     let status = if written.created { StatusCode::CREATED } else { StatusCode::OK };
     let shown =
         if is_storage_version(&call.resource) { Shown::Stored(&written.bytes) } else { Shown::Value(&written.object) };
-    respond::object(status, &call.negotiation, &call.resource, shown, Include::default())
+    respond::object(status, &call.negotiation, &call.resource, shown, IncludeObject::default())
 }
 
 /// The query's `CreateOptions`, `UpdateOptions` or `PatchOptions`.

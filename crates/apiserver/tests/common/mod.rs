@@ -154,7 +154,10 @@ pub struct Events {
 
 impl Events {
     pub async fn open(server: &Server, uri: &str) -> Self {
-        let response = server.send("GET", uri, &[], "").await;
+        Self::of(server.send("GET", uri, &[], "").await)
+    }
+
+    pub fn of(response: http::Response<Body>) -> Self {
         assert_eq!(response.status(), StatusCode::OK);
         Events { body: response.into_body(), buffer: Vec::new() }
     }
