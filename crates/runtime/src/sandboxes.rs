@@ -40,6 +40,19 @@ pub(crate) fn modes(config: &PodSandboxConfig) -> (bool, bool, NamespaceMode) {
     (options.network == node, options.ipc == node, pid)
 }
 
+/// In a pod's own network anybody may listen on low ports and send pings, as with containerd 2.
+const OWN_NETWORK_SYSCTLS: [(&str, &str); 2] =
+    [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
+
+/// The pod's sysctls, which go before the defaults of its own network.
+fn sysctls(wanted: std::collections::HashMap<String, String>, host_network: bool) -> Vec<(String, String)> {
+    let defaults = OWN_NETWORK_SYSCTLS.iter().filter(|(name, _)| !host_network && !wanted.contains_key(*name));
+    let mut all: Vec<(String, String)> =
+        defaults.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    all.extend(wanted);
+    all
+}
+
 /// What the pod network is told.
 pub(crate) fn attachment(id: &str, config: &PodSandboxConfig) -> Attachment {
     let metadata = config.metadata.clone().unwrap_or_default();
@@ -146,7 +159,7 @@ impl Inner {
             sandboxes.insert(id.clone(), sandbox.clone());
         }
         let guard = sandbox.lifecycle.lock().await;
-        let sysctls = linux.sysctls.into_iter().collect();
+        let sysctls = sysctls(linux.sysctls, host_network);
         let shim = SandboxConfig {
             id: id.clone(),
             shim_cgroup: format!("{}/shims", self.config.cgroup_parent.trim_end_matches('/')),
@@ -277,6 +290,14 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn low_ports_are_free_in_a_pods_own_network_unless_it_says_otherwise() {
+        let own = ("net.ipv4.ip_unprivileged_port_start".to_owned(), "1000".to_owned());
+        let all = sysctls([own.clone()].into(), false);
+        assert_eq!(all, [("net.ipv4.ping_group_range".to_owned(), "0 2147483647".to_owned()), own]);
+        assert!(sysctls(std::collections::HashMap::new(), true).is_empty());
+    }
 
     #[test]
     fn resolv_conf_has_the_pods_dns() {
