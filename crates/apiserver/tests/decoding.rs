@@ -156,7 +156,7 @@ async fn tables_have_the_columns_of_the_kind() {
     let accept = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io,application/json")];
     let table = server.call("GET", DEPLOYMENTS, &accept, "").await.ok();
     assert_eq!(table["columnDefinitions"][1]["name"], "Ready");
-    assert_eq!(table["rows"][0]["cells"][..2], [json!("web"), json!("0/1")]);
+    assert_eq!(table["rows"][0]["cells"].as_array().unwrap()[..2], [json!("web"), json!("0/1")]);
     assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");
     let uri = format!("{DEPLOYMENTS}?watch=1");
     let mut events = common::Events::of(server.send("GET", &uri, &accept, "").await);
@@ -165,5 +165,6 @@ async fn tables_have_the_columns_of_the_kind() {
     server.merge(&format!("{DEPLOYMENTS}/web"), &json!({"spec": {"replicas": 2}})).await.ok();
     let second = events.next().await.unwrap();
     assert_eq!((&second["type"], second["object"]["rows"].as_array().unwrap().len()), (&json!("MODIFIED"), 1));
-    assert!(first["object"]["columnDefinitions"].is_array() && !second["object"]["columnDefinitions"].is_array());
+    let columns = |event: &Value| event["object"]["columnDefinitions"].as_array().map_or(0, Vec::len);
+    assert!(columns(&first) > 0 && columns(&second) == 0);
 }
