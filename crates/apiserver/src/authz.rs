@@ -1,6 +1,8 @@
 //! Authorization: whether a user may do what a request asks for. Start at [`Authorizer`].
 pub mod default;
+pub mod graph;
 pub mod index;
+pub mod node;
 pub mod rbac;
 pub mod rules;
 
@@ -9,6 +11,7 @@ use crate::request_info::RequestInfo;
 use async_trait::async_trait;
 use pintle_api::field::go_quote;
 use pintle_api::scheme::GroupResource;
+use pintle_api::selector::FieldSelector;
 use pintle_api::status::ApiError;
 use pintle_api::user::UserInfo;
 
@@ -31,6 +34,8 @@ pub struct Attributes {
     pub subresource: String,
     /// The object's name, empty for collections.
     pub name: String,
+    /// The field selector of a list or watch, as it was sent.
+    pub field_selector: String,
     /// Whether a resource is meant; otherwise only `verb` and `path` count.
     pub is_resource_request: bool,
     /// The path of the request.
@@ -49,6 +54,7 @@ impl Attributes {
             resource: info.resource.clone(),
             subresource: info.subresource.clone(),
             name: info.name.clone(),
+            field_selector: info.query.text("fieldSelector").to_owned(),
             is_resource_request: info.is_resource_request,
             path: info.path.clone(),
         }
@@ -74,6 +80,12 @@ pub trait Authorizer: Send + Sync + 'static {
 }
 
 impl Attributes {
+    /// Whether the field selector asks for `field` to be `value`.
+    pub fn selects(&self, field: &str, value: &str) -> bool {
+        let terms = FieldSelector::parse(&self.field_selector);
+        terms.is_ok_and(|selector| selector.required_value(field) == Some(value))
+    }
+
     /// The error that refuses this request, worded as upstream's; `reason` is the authorizer's, may be empty.
     // upstream: apiserver pkg/endpoints/handlers/responsewriters, ForbiddenStatusError
     pub fn forbidden(&self, reason: &str) -> ApiError {

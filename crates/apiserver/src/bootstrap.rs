@@ -3,6 +3,7 @@
 //! The RBAC objects are facts of Kubernetes v1.36, one object per line in `bootstrap/rbac.jsonl`. At each start what is
 //! missing is made and what lost rules or subjects gets them back, unless the object's annotation
 //! `rbac.authorization.kubernetes.io/autoupdate` says `false`; nothing that was added is taken away.
+use crate::authz::rules::PolicyRule;
 use crate::encode::encode;
 use crate::registry::{Registry, decode_stored, object_key, store_error};
 use pintle_api::meta;
@@ -34,6 +35,18 @@ pub async fn reconcile(registry: &Registry) -> Result<(), ApiError> {
             TxnOutcome::Conflict(_) => tracing::debug!("the default policy changed meanwhile, looking again"),
         }
     }
+}
+
+/// The rules that the default policy gives to the ClusterRole `name`.
+pub fn rules_of(name: &str) -> Result<Vec<PolicyRule>, ApiError> {
+    let unreadable = |error| ApiError::internal(format_args!("the built-in policy cannot be read: {error}"));
+    for line in RBAC.lines() {
+        let mut role: Value = serde_json::from_str(line).map_err(unreadable)?;
+        if role["kind"] == "ClusterRole" && role["metadata"]["name"] == name {
+            return serde_json::from_value(role["rules"].take()).map_err(unreadable);
+        }
+    }
+    Ok(Vec::new())
 }
 
 async fn plan(registry: &Registry) -> Result<(Vec<Compare>, Vec<Op>), ApiError> {

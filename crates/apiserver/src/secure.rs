@@ -6,6 +6,7 @@ use crate::authn::tokens::TokenKeys;
 use crate::authn::x509::ClientCertificates;
 use crate::authz::Authorizer;
 use crate::authz::default::ClusterAuthorizer;
+use crate::authz::node::NodeAuthorizer;
 use crate::authz::rbac::Rbac;
 use crate::bootstrap;
 use crate::proxy;
@@ -69,7 +70,8 @@ pub async fn parts(
 ) -> Result<SecureParts, Error> {
     bootstrap::reconcile(registry).await?;
     bootstrap::keep_aggregated(registry, stop.clone()).await?;
-    let authorizer = ClusterAuthorizer::new(Rbac::start(registry, stop).await?);
+    let nodes = NodeAuthorizer::start(registry, stop).await?;
+    let authorizer = ClusterAuthorizer::new(nodes, Rbac::start(registry, stop).await?);
     let tokens = TokenKeys::new(pki.service_account_key(), &params.service_account_issuer, &params.api_audiences)?;
     let certificates = ClientCertificates::new(pki.client_verifier()?);
     register(specials, &tokens, &authorizer, params);

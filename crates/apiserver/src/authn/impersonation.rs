@@ -50,7 +50,7 @@ fn needed(user: &UserInfo, target: &UserInfo) -> Vec<Attributes> {
         subresource: subresource.to_owned(),
         name: name.to_owned(),
         is_resource_request: true,
-        path: String::new(),
+        ..Attributes::default()
     };
     let account = target.name.strip_prefix(SERVICE_ACCOUNT).and_then(|rest| rest.split_once(':'));
     let mut needed = vec![match account {

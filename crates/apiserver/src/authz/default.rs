@@ -1,4 +1,5 @@
 //! The authorizers of a cluster in their order: super-users, nodes, RBAC. Start at [`ClusterAuthorizer`].
+use super::node::NodeAuthorizer;
 use super::rbac::Rbac;
 use super::rules::PolicyRule;
 use super::{Attributes, Authorizer, Decision};
@@ -9,13 +10,14 @@ use pintle_api::user::UserInfo;
 /// What a Pintle API server authorizes by.
 #[derive(Clone, Debug)]
 pub struct ClusterAuthorizer {
+    nodes: NodeAuthorizer,
     rbac: Rbac,
 }
 
 impl ClusterAuthorizer {
-    /// Authorizes by `rbac`.
-    pub fn new(rbac: Rbac) -> Self {
-        ClusterAuthorizer { rbac }
+    /// Authorizes kubelets by `nodes`, and everyone by `rbac`.
+    pub fn new(nodes: NodeAuthorizer, rbac: Rbac) -> Self {
+        ClusterAuthorizer { nodes, rbac }
     }
 
     /// The RBAC rules.
@@ -30,13 +32,29 @@ impl ClusterAuthorizer {
 
     /// The decision and its reason, which access reviews show also when the answer is yes.
     pub fn decide(&self, attributes: &Attributes) -> (Decision, String) {
-        self.rbac.decide(attributes)
+        self.then_rbac(self.nodes.decide(attributes), attributes)
+    }
+
+    fn then_rbac(&self, node: Option<(Decision, String)>, attributes: &Attributes) -> (Decision, String) {
+        let Some((decision, node_reason)) = node else { return self.rbac.decide(attributes) };
+        if decision == Decision::Allow {
+            return (decision, node_reason);
+        }
+        match self.rbac.decide(attributes) {
+            (Decision::Allow, reason) => (Decision::Allow, reason),
+            (_, reason) => {
+                let reasons: Vec<&str> =
+                    [node_reason.as_str(), &reason].into_iter().filter(|reason| !reason.is_empty()).collect();
+                let reason = reasons.join("\n");
+                (Decision::NoOpinion(reason.clone()), reason)
+            }
+        }
     }
 }
 
 #[async_trait]
 impl Authorizer for ClusterAuthorizer {
     async fn authorize(&self, attributes: &Attributes, _registry: &Registry) -> Decision {
-        self.decide(attributes).0
+        self.then_rbac(self.nodes.decide_fresh(attributes).await, attributes).0
     }
 }

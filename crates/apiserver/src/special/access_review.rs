@@ -161,7 +161,7 @@ fn attributes_of(user: UserInfo, spec: &Value) -> Attributes {
         subresource: text("subresource"),
         name: text("name"),
         is_resource_request: true,
-        path: String::new(),
+        ..Attributes::default()
     }
 }
 
