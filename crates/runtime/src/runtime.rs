@@ -9,6 +9,7 @@ use tonic::Status;
 
 use crate::cgroup::{self, Cgroups};
 use crate::cri::{ContainerEventResponse, ContainerEventType};
+use crate::image;
 use crate::image::store::{self, ImageStore};
 use crate::pod_network::PodNetwork;
 use crate::records::{self, ContainerPhase, ContainerRecord, SandboxRecord};
@@ -32,6 +33,8 @@ pub struct Config {
     pub network: Arc<dyn PodNetwork>,
     /// Registries that are spoken to without TLS, `host:port`. Those on a loopback address always are.
     pub insecure_registries: Vec<String>,
+    /// A directory whose image archives are loaded as they appear.
+    pub image_directory: Option<PathBuf>,
 }
 
 impl std::fmt::Debug for Config {
@@ -142,7 +145,33 @@ impl Runtime {
         let runtime = Self { inner: Arc::new(inner) };
         tokio::spawn(crate::streaming::serve(Arc::downgrade(&runtime.inner), listener));
         runtime.recover().await?;
+        runtime.serve_images()?;
         Ok(runtime)
+    }
+
+    /// Answers the command line, and looks after the directory of archives.
+    fn serve_images(&self) -> Result<(), Error> {
+        let config = &self.inner.config;
+        let path = config.state.clone();
+        let listener = image::control::listen(&path).map_err(|source| Error::Io { path, source })?;
+        if let Some(directory) = &config.image_directory {
+            tokio::spawn(image::directory::run(Arc::downgrade(&self.inner.images), directory.clone()));
+        }
+        let inner = Arc::downgrade(&self.inner);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let Some(inner) = inner.upgrade() else { return };
+                tokio::spawn(async move {
+                    let execute = move |request: image::control::Request| {
+                        image::control::execute(&inner.images, &request, &inner.images_in_use())
+                    };
+                    if let Err(error) = image::control::answer(stream, execute).await {
+                        tracing::debug!(%error, "a client of the images went away");
+                    }
+                });
+            }
+        });
+        Ok(())
     }
 
     async fn recover(&self) -> Result<(), Error> {
@@ -163,6 +192,7 @@ impl Runtime {
                 inner.remove_container_files(&record);
             }
         }
+        self.remove_orphans(&known).await;
         let mut waiting = tokio::task::JoinSet::new();
         for record in sandboxes {
             let shim = ShimClient::new(&inner.sandbox_state(&record.id));
@@ -183,6 +213,40 @@ impl Runtime {
         }
         waiting.join_all().await;
         Ok(())
+    }
+
+    /// Removes sandboxes and bundles that were being made when an earlier run was killed.
+    async fn remove_orphans(&self, known: &BTreeSet<String>) {
+        let inner = &self.inner;
+        let names = |directory: &str| {
+            let entries = std::fs::read_dir(inner.config.state.join(directory)).into_iter().flatten().flatten();
+            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect::<Vec<_>>()
+        };
+        for id in names("sandboxes").into_iter().filter(|id| !known.contains(id)) {
+            let state = inner.sandbox_state(&id);
+            // It may not have come so far that it listens; its group is killed with the next purge then.
+            ShimClient::new(&state).order(&Request::Shutdown).await.ok();
+            let attachment = crate::pod_network::Attachment { sandbox_id: id.clone(), ..Default::default() };
+            if let Err(error) = inner.config.network.teardown(&state.join("netns"), &attachment).await {
+                tracing::warn!(
+                    sandbox = id,
+                    error,
+                    "cannot take back the network of a sandbox that was never finished"
+                );
+            }
+            crate::sandboxes::unmount(&state);
+            if let Err(error) = remove_path(&state) {
+                tracing::warn!(sandbox = id, %error, "cannot remove a sandbox that was never finished");
+            }
+        }
+        let containers: BTreeSet<String> = inner.containers.lock().keys().cloned().collect();
+        for id in names("bundles").into_iter().filter(|id| !containers.contains(id)) {
+            for path in [inner.bundle(&id), inner.snapshot(&id)] {
+                if let Err(error) = remove_path(&path) {
+                    tracing::warn!(container = id, %error, "cannot remove a container that was never finished");
+                }
+            }
+        }
     }
 
     /// The images.

@@ -118,6 +118,13 @@ pub(crate) fn hostname(config: &PodSandboxConfig) -> String {
     }
 }
 
+/// Unmounts what a sandbox has in its state directory. Its shim does this itself, unless it was killed.
+pub(crate) fn unmount(state: &Path) {
+    for mount in ["netns", "pidns", "shm"] {
+        while nix::mount::umount2(&state.join(mount), nix::mount::MntFlags::MNT_DETACH).is_ok() {}
+    }
+}
+
 impl Inner {
     /// CRI `RunPodSandbox`.
     pub async fn run_sandbox(self: &Arc<Self>, config: PodSandboxConfig, handler: String) -> Result<String, Status> {
@@ -239,10 +246,7 @@ impl Inner {
                 Status::internal(format!("failed to destroy network for sandbox \"{}\": {error}", record.id))
             })?;
         }
-        // The shim does this itself, unless it was killed.
-        for mount in ["netns", "pidns", "shm"] {
-            while nix::mount::umount2(&state.join(mount), nix::mount::MntFlags::MNT_DETACH).is_ok() {}
-        }
+        unmount(&state);
         let stopped = {
             let mut record = sandbox.record.lock();
             record.stopped = true;

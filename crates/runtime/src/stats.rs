@@ -153,7 +153,7 @@ impl Inner {
 
     /// CRI `ImageFsInfo`: the images' part and the containers' part of the disk.
     pub fn image_fs_info(&self) -> cri::ImageFsInfoResponse {
-        let (image_bytes, image_inodes) = disk_usage(&self.images.layers_directory());
+        let (image_bytes, image_inodes) = self.images.usage();
         let (bytes, inodes) = disk_usage(&self.config.root.join("snapshots"));
         cri::ImageFsInfoResponse {
             image_filesystems: vec![self.filesystem(image_bytes, image_inodes)],

@@ -53,6 +53,9 @@ pub enum Error {
     /// The compression is not known.
     #[error("a layer's compression is not supported: {0}")]
     Compression(io::Error),
+    /// Another process has the store open.
+    #[error("the images in {0} are in use by a running node")]
+    Locked(PathBuf),
     /// A container uses the image.
     #[error("image {0} is in use")]
     InUse(String),
@@ -150,6 +153,7 @@ pub struct Record {
 struct Layer {
     number: u64,
     size: u64,
+    entries: u64,
 }
 
 #[derive(Debug, Default)]
@@ -168,6 +172,8 @@ pub struct ImageStore {
     index: Mutex<Index>,
     /// One writer of records at a time.
     writing: Mutex<()>,
+    /// Keeps other processes away.
+    _lock: nix::fcntl::Flock<File>,
 }
 
 /// A layer that was unpacked but does not belong to the store yet.
@@ -175,12 +181,18 @@ pub struct ImageStore {
 pub struct Staged {
     diff_id: String,
     size: u64,
+    entries: u64,
     directory: PathBuf,
 }
 
 impl ImageStore {
     /// Opens the store, dropping what an interrupted run left unfinished.
     pub fn open(root: &Path) -> Result<Self, Error> {
+        let path = root.join("images.lock");
+        fs::create_dir_all(root).map_err(at(root))?;
+        let file = File::create(&path).map_err(at(&path))?;
+        let lock = nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock)
+            .map_err(|_| Error::Locked(root.to_owned()))?;
         for name in ["images", "layers", "ingest", "empty"] {
             let path = root.join(name);
             fs::create_dir_all(&path).map_err(at(&path))?;
@@ -195,9 +207,12 @@ impl ImageStore {
             let Some(number) = entry.file_name().to_str().and_then(|name| name.parse::<u64>().ok()) else { continue };
             index.next = index.next.max(number + 1);
             let text = fs::read_to_string(entry.path().join("digest")).unwrap_or_default();
-            match text.split_once(' ').map(|(digest, size)| (digest.to_owned(), size.trim().parse::<u64>())) {
-                Some((digest, Ok(size))) => {
-                    index.layers.insert(digest, Layer { number, size });
+            let mut words = text.split_whitespace();
+            let digest = words.next();
+            let mut number_of = || words.next().and_then(|word| word.parse::<u64>().ok());
+            match (digest, number_of(), number_of()) {
+                (Some(digest), Some(size), Some(entries)) => {
+                    index.layers.insert(digest.to_owned(), Layer { number, size, entries });
                 }
                 _ => remove(&entry.path())?,
             }
@@ -214,7 +229,7 @@ impl ImageStore {
                 _ => remove(&path)?,
             }
         }
-        Ok(Self { root: root.to_owned(), index: Mutex::new(index), writing: Mutex::new(()) })
+        Ok(Self { root: root.to_owned(), index: Mutex::new(index), writing: Mutex::new(()), _lock: lock })
     }
 
     /// The directory of the layers, to which [`Self::lower`] is relative.
@@ -230,6 +245,11 @@ impl ImageStore {
     /// All images.
     pub fn list(&self) -> Vec<Arc<Record>> {
         self.index.lock().images.values().cloned().collect()
+    }
+
+    /// Bytes and files of all layers.
+    pub fn usage(&self) -> (u64, u64) {
+        self.index.lock().layers.values().fold((0, 0), |sum, layer| (sum.0 + layer.size, sum.1 + layer.entries))
     }
 
     /// The image with an id, a unique beginning of one, a tag or a digest reference.
@@ -307,10 +327,11 @@ impl ImageStore {
         if let Some(expected) = digest {
             check("a layer", expected, actual)?;
         }
-        // `size diff_id` makes the directory a layer, see `open`.
+        // Makes the directory a layer, see `open`.
         let note = directory.path().join("digest");
-        fs::write(&note, format!("{diff_id} {}\n", unpacked.size)).map_err(at(&note))?;
-        Ok(Staged { diff_id: diff_id.to_owned(), size: unpacked.size, directory: directory.keep() })
+        fs::write(&note, format!("{diff_id} {} {}\n", unpacked.size, unpacked.entries)).map_err(at(&note))?;
+        let (size, entries) = (unpacked.size, unpacked.entries);
+        Ok(Staged { diff_id: diff_id.to_owned(), size, entries, directory: directory.keep() })
     }
 
     /// Makes an image of its configuration and the layers that were not there yet.
@@ -391,7 +412,7 @@ impl ImageStore {
         };
         let target = self.root.join("layers").join(number.to_string());
         fs::rename(&layer.directory, &target).map_err(at(&target))?;
-        self.index.lock().layers.insert(layer.diff_id, Layer { number, size: layer.size });
+        self.index.lock().layers.insert(layer.diff_id, Layer { number, size: layer.size, entries: layer.entries });
         Ok(())
     }
 

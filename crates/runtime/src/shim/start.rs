@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::oci_spec::runtime::Spec;
@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::protocol::{MAX_MESSAGE, Overlay, StartContainer};
 use super::socket;
 use crate::cgroup::Cgroups;
+use crate::image::layer::make_directories;
 
 /// What the helper tells the shim.
 #[derive(Debug, Serialize, Deserialize)]
@@ -71,6 +72,8 @@ fn start(request: &StartContainer, stdio: Option<Stdio>, progress: BorrowedFd<'_
     let rootfs = request.bundle.join("rootfs");
     mount_overlay(&request.overlay, &rootfs)?;
 
+    make_working_directory(request, &rootfs)?;
+
     let (mut failure, executor_fd) = pipe().map_err(|error| format!("cannot make a pipe: {error}"))?;
     let executor = Program { failure: executor_fd.as_raw_fd() };
     let mut builder = ContainerBuilder::new(request.id.clone(), SyscallType::default())
@@ -109,6 +112,26 @@ fn start(request: &StartContainer, stdio: Option<Stdio>, progress: BorrowedFd<'_
     let mut text = String::new();
     failure.read_to_string(&mut text).map_err(|error| format!("cannot read from the container: {error}"))?;
     if text.is_empty() { Ok(()) } else { Err(text) }
+}
+
+/// A working directory that the image lacks is made, as other runtimes do.
+fn make_working_directory(request: &StartContainer, rootfs: &Path) -> Result<(), String> {
+    #[derive(Deserialize)]
+    struct Config {
+        process: Process,
+    }
+    #[derive(Deserialize)]
+    struct Process {
+        cwd: PathBuf,
+    }
+    let failed = |error: &dyn std::fmt::Display| format!("cannot make the working directory: {error}");
+    let text = std::fs::read(request.bundle.join("config.json")).map_err(|error| failed(&error))?;
+    let config: Config = serde_json::from_slice(&text).map_err(|error| failed(&error))?;
+    let root = std::fs::File::open(rootfs).map_err(|error| failed(&error))?;
+    let relative: PathBuf = config.process.cwd.components().filter(|c| matches!(c, Component::Normal(_))).collect();
+    // Where something else stands in the way, the start itself tells.
+    make_directories(root.as_fd(), &relative).ok();
+    Ok(())
 }
 
 /// An error with its causes, those that add something.

@@ -208,3 +208,48 @@ pub async fn a_killed_shim_ends_its_pod(node: Node) {
     let request = cri::RemovePodSandboxRequest { pod_sandbox_id: sandbox.0 };
     node.runtime.remove_pod_sandbox(request).await.unwrap();
 }
+
+pub async fn a_missing_working_directory_is_made(node: Node) {
+    let sandbox = node.sandbox(own()).await;
+    let mut config = container("app", "pwd; sleep 1000");
+    "/made/for/me".clone_into(&mut config.working_dir);
+    let id = node.create(&sandbox, config).await;
+    node.start(&id).await.unwrap();
+    eventually(async || Some(()).filter(|()| node.log("app.log").contains("/made/for/me"))).await;
+    assert_eq!(node.exec_text(&id, "pwd").await, "/made/for/me");
+}
+
+pub async fn what_was_never_finished_is_removed(node: Node) {
+    let sandbox = node.sandbox(own()).await;
+    let shim = node.directory.join("state/sandboxes").join(&sandbox.0).join("shim.pid");
+    let shim: i32 = std::fs::read_to_string(shim).unwrap().parse().unwrap();
+    // As if the runtime had been killed before it wrote the record.
+    std::fs::remove_file(node.directory.join("root/sandboxes").join(format!("{}.json", sandbox.0))).unwrap();
+    let Node { runtime, directory } = node;
+    drop(runtime);
+    let runtime = Runtime::open(support::config(&directory)).await.unwrap();
+    assert!(!directory.join("state/sandboxes").join(&sandbox.0).exists());
+    let list = runtime.list_pod_sandbox(cri::ListPodSandboxRequest::default()).await.unwrap();
+    assert!(list.items.is_empty());
+    eventually(async || {
+        let state = std::fs::read_to_string(format!("/proc/{shim}/stat")).unwrap_or_default();
+        (state.is_empty() || state.contains(") Z")).then_some(())
+    })
+    .await;
+}
+
+pub async fn the_command_line_reaches_the_images(node: Node) {
+    use pintle_runtime::image::control::{Request, ask};
+    let state = node.directory.join("state");
+    let images = ask(&state, &Request::List).await.unwrap();
+    assert_eq!(images.len(), 1);
+    let path = node.directory.join("busybox.tar");
+    ask(&state, &Request::Load { path, names: Vec::new() }).await.unwrap();
+    ask(&state, &Request::Remove { name: "busybox:test".to_owned() }).await.unwrap();
+    assert!(ask(&state, &Request::List).await.unwrap().is_empty());
+    let error = ask(&state, &Request::Remove { name: "busybox:test".to_owned() }).await.unwrap_err();
+    assert!(error.to_string().contains("is not here"), "{error}");
+    // Beside a running node nobody else opens the store.
+    let error = pintle_runtime::image::store::ImageStore::open(&node.directory.join("root")).unwrap_err();
+    assert!(error.to_string().contains("in use by a running node"), "{error}");
+}

@@ -61,6 +61,7 @@ pub fn config(directory: &Path) -> Config {
         executable: std::env::current_exe().unwrap(),
         network: Arc::new(NoNetwork),
         insecure_registries: Vec::new(),
+        image_directory: None,
     }
 }
 
@@ -194,7 +195,8 @@ fn busybox_image(directory: &Path, target: &Path) {
     std::fs::create_dir_all(root.join("etc")).unwrap();
     std::fs::create_dir_all(root.join("tmp")).unwrap();
     std::fs::copy(BUSYBOX, root.join("bin/busybox")).unwrap();
-    for name in ["sh", "cat", "echo", "sleep", "id", "hostname", "ps", "ls", "dd", "true", "nc", "tail", "kill", "stty"]
+    for name in
+        ["sh", "cat", "echo", "sleep", "id", "hostname", "ps", "ls", "dd", "true", "nc", "tail", "kill", "stty", "pwd"]
     {
         symlink("busybox", root.join("bin").join(name)).unwrap();
     }
