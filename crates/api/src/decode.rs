@@ -16,6 +16,7 @@ use serde_json::Value;
 use crate::{facts::Type, field::go_quote, status::ApiError};
 
 pub use zero::zero;
+pub(crate) use zero::{complete, omitted, zero_shape};
 
 /// Upstream reports at most this many strict errors.
 const MAX_STRICT_ERRORS: usize = 100;

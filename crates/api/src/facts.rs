@@ -140,6 +140,37 @@ pub enum Member {
     Inline(u32, TypeId),
 }
 
+/// A part of a protobuf message.
+#[derive(Clone, Copy, Debug)]
+pub enum ProtoMember {
+    /// A field.
+    Field(&'static Field),
+    /// A message whose fields are inlined in JSON, with its number.
+    Inline(u32, TypeId),
+}
+
+impl ProtoMember {
+    fn number(self) -> u32 {
+        match self {
+            ProtoMember::Field(f) => f.number,
+            ProtoMember::Inline(number, _) => number,
+        }
+    }
+}
+
+/// Which of the free-form types a value of [`Shape::Json`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JsonKind {
+    /// Anything.
+    Any,
+    /// A schema or a list of them.
+    OrArray,
+    /// A schema or a boolean.
+    OrBool,
+    /// A schema or a list of strings.
+    OrStringArray,
+}
+
 /// A struct of the API.
 #[derive(Clone, Debug, Default)]
 pub struct Type {
@@ -161,6 +192,8 @@ pub struct Type {
     by_name: Vec<u16>,
     /// Indices of the fields that Go writes even if they are not set.
     always_written: Vec<u16>,
+    /// Indices into `members`, sorted by protobuf number.
+    by_number: Vec<u16>,
     id: TypeId,
 }
 
@@ -180,6 +213,30 @@ impl Type {
     /// The fields that Go writes even if they are not set: empty structs, and what has no `omitempty`.
     pub fn always_written(&self) -> impl Iterator<Item = &Field> {
         self.always_written.iter().map(|i| &self.fields[usize::from(*i)])
+    }
+
+    /// What the protobuf message has, by number.
+    pub fn by_number(&'static self) -> impl DoubleEndedIterator<Item = ProtoMember> {
+        self.by_number.iter().map(|i| self.proto_member(*i))
+    }
+
+    /// The part of the protobuf message with this number.
+    pub fn member_by_number(&'static self, number: u32) -> Option<ProtoMember> {
+        let at = self.by_number.binary_search_by_key(&number, |i| self.proto_member(*i).number()).ok()?;
+        Some(self.proto_member(self.by_number[at]))
+    }
+
+    fn proto_member(&'static self, i: u16) -> ProtoMember {
+        match self.members[usize::from(i)] {
+            Member::Field(f) => ProtoMember::Field(&self.fields[usize::from(f)]),
+            Member::Inline(number, id) => ProtoMember::Inline(number, id),
+        }
+    }
+
+    /// The type of JSON schemas in CustomResourceDefinitions.
+    pub fn json_schema_props() -> &'static Type {
+        by_name("apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps")
+            .expect("a test finds it in the embedded table")
     }
 
     /// The reference to this type.
@@ -208,6 +265,16 @@ impl Field {
     /// The Go type as error messages print it: `int32`, `[]v1.Container`, `map[string]string`.
     pub fn go_type(&self) -> String {
         if self.go_type.is_empty() { self.shape.go_type() } else { self.go_type.to_owned() }
+    }
+
+    /// What the values of [`Shape::Json`] in this field are.
+    pub fn json_kind(&self) -> JsonKind {
+        match self.go_type.rsplit('.').next() {
+            Some("JSONSchemaPropsOrArray") => JsonKind::OrArray,
+            Some("JSONSchemaPropsOrBool") => JsonKind::OrBool,
+            Some("JSONSchemaPropsOrStringArray" | "JSONSchemaDependencies") => JsonKind::OrStringArray,
+            _ => JsonKind::Any,
+        }
     }
 
     /// Whether a zero value is left out when Go encodes the field.
@@ -275,6 +342,8 @@ pub fn lookup(group: &str, version: &str, kind: &str) -> Option<&'static Type> {
     let shared = match kind {
         "DeleteOptions" => "apimachinery.pkg.apis.meta.v1.DeleteOptions",
         "WatchEvent" => "apimachinery.pkg.apis.meta.v1.WatchEvent",
+        "PartialObjectMetadata" => "apimachinery.pkg.apis.meta.v1.PartialObjectMetadata",
+        "PartialObjectMetadataList" => "apimachinery.pkg.apis.meta.v1.PartialObjectMetadataList",
         "Status" if group.is_empty() => "apimachinery.pkg.apis.meta.v1.Status",
         _ => return FACTS.by_gvk.get(&(group, version, kind)).map(|id| id.get()),
     };
@@ -303,7 +372,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_the_scheme_has_facts() {
-        assert!(object_meta().has_field("uid"));
+        assert!(object_meta().has_field("uid") && Type::json_schema_props().has_field("allOf"));
         for r in Scheme::builtin().resources() {
             assert!(lookup(&r.group, &r.version, &r.kind).is_some(), "{}", r.group_kind());
             for s in r.subresources.iter().filter(|s| !s.kind.ends_with("Options")) {

@@ -10,6 +10,7 @@
 //! | [`status`] | errors of the API: [`status::ApiError`] |
 //! | [`field`] | validation errors on fields: [`field::Path`], [`field::FieldError`] |
 //! | [`names`] | rules for names, labels, ports, each with upstream's complaint |
+//! | [`protobuf`] | `application/vnd.kubernetes.protobuf` both ways, lists, watch frames |
 //! | [`quantity`] | exact amounts: [`quantity::Quantity`] |
 //! | [`selector`] | label and field selectors |
 //! | [`int_or_string`] | ports and percentages |
@@ -27,6 +28,7 @@ pub mod meta;
 pub mod names;
 pub mod openapi;
 pub mod patch;
+pub mod protobuf;
 pub mod quantity;
 pub mod scheme;
 pub mod selector;

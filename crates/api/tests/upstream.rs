@@ -4,8 +4,9 @@
 use std::{fs, path::PathBuf};
 
 use pintle_api::{
-    discovery,
+    decode, discovery, facts,
     openapi::OpenApi,
+    protobuf,
     scheme::{Scheme, api_version},
 };
 use serde_json::Value;
@@ -81,4 +82,40 @@ fn compare(at: &str, theirs: &Value, own: &Value, differences: &mut Vec<String>)
         (a, b) if a != b => differences.push(format!("{at}: {a} {b}")),
         _ => {}
     }
+}
+
+/// Upstream's round-trip fixtures: one object of each kind with every field set, in JSON and in protobuf.
+#[test]
+fn protobuf_and_json_fixtures_are_the_same_objects() {
+    let Some(modules) = modules() else { return };
+    let mut differences = Vec::new();
+    let mut compared = 0;
+    for entry in fs::read_dir(modules.join("api@v0.36.3/testdata/HEAD")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        // A WatchEvent never has an envelope outside of the fixtures.
+        let Some(name) = name.strip_suffix(".pb").filter(|n| *n != "core.v1.WatchEvent") else { continue };
+        let (rest, kind) = name.rsplit_once('.').unwrap();
+        let (group, version) = rest.rsplit_once('.').unwrap();
+        let group = if group == "core" { "" } else { group };
+        let Some(ty) = facts::lookup(group, version, kind) else { continue };
+        compared += 1;
+        let bytes = fs::read(&path).unwrap();
+        let json = decode::decode(&fs::read(path.with_extension("json")).unwrap(), ty).unwrap();
+        if !json.strict_errors.is_empty() {
+            differences.push(format!("{name}: {:?}", json.strict_errors));
+        }
+        match protobuf::decode(&bytes, ("", "")) {
+            Ok(value) => compare(name, &json.value, &value, &mut differences),
+            Err(e) => differences.push(format!("{name}: {e}")),
+        }
+        let own = protobuf::encode(&json.value, &api_version(group, version), kind, ty);
+        if own != bytes {
+            let at = own.iter().zip(&bytes).position(|(a, b)| a != b).unwrap_or(own.len().min(bytes.len()));
+            let around = |b: &[u8]| b[at.saturating_sub(24)..b.len().min(at + 24)].escape_ascii().to_string();
+            differences.push(format!("{name}: byte {at}: {} | {}", around(&bytes), around(&own)));
+        }
+    }
+    assert!(compared > 60, "{compared}");
+    assert!(differences.is_empty(), "{} differences:\n{}", differences.len(), differences.join("\n"));
 }

@@ -74,13 +74,14 @@ fn packages(modules: &Path) -> Vec<(std::path::PathBuf, String, String)> {
 }
 
 /// The types that start the walk besides those of the OpenAPI documents.
-const ROOTS: [&str; 6] = [
+const ROOTS: [&str; 7] = [
     "io.k8s.apimachinery.pkg.apis.meta.v1.ListOptions",
     "io.k8s.apimachinery.pkg.apis.meta.v1.GetOptions",
     "io.k8s.apimachinery.pkg.apis.meta.v1.CreateOptions",
     "io.k8s.apimachinery.pkg.apis.meta.v1.UpdateOptions",
     "io.k8s.apimachinery.pkg.apis.meta.v1.PatchOptions",
     "io.k8s.apimachinery.pkg.apis.meta.v1.PartialObjectMetadata",
+    "io.k8s.apimachinery.pkg.apis.meta.v1.PartialObjectMetadataList",
 ];
 
 struct Generator {

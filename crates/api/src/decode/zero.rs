@@ -11,7 +11,7 @@ pub fn zero(ty: &'static Type) -> Value {
 }
 
 /// Adds the fields that Go always writes.
-pub(super) fn complete(map: &mut Map<String, Value>, ty: &'static Type) {
+pub(crate) fn complete(map: &mut Map<String, Value>, ty: &'static Type) {
     for field in ty.always_written() {
         if !map.contains_key(field.name) {
             map.insert(field.name.to_owned(), zero_of(field));
@@ -24,7 +24,7 @@ fn zero_of(field: &Field) -> Value {
 }
 
 /// The zero value of a type.
-pub(super) fn zero_shape(shape: &Shape) -> Value {
+pub(crate) fn zero_shape(shape: &Shape) -> Value {
     match shape {
         Shape::String | Shape::Bytes => Value::String(String::new()),
         Shape::Bool => Value::Bool(false),
@@ -44,7 +44,7 @@ pub(super) fn zero_shape(shape: &Shape) -> Value {
 }
 
 /// Whether Go leaves out a value that was set.
-pub(super) fn omitted(field: &Field, value: &Value) -> bool {
+pub(crate) fn omitted(field: &Field, value: &Value) -> bool {
     if field.flags.pointer() || !field.omits_zero() {
         return false;
     }

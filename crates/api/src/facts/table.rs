@@ -56,7 +56,15 @@ pub(super) fn parse(text: &'static str) -> Result<Facts, TableError> {
         let mut sorted: Vec<u16> = (0..fields.len() as u16).collect();
         sorted.sort_by_key(|f| fields[usize::from(*f)].name);
         let always = (0..fields.len() as u16).filter(|f| always_written(&fields[usize::from(*f)])).collect();
+        let number = |m: &Member| match m {
+            Member::Field(f) => fields[usize::from(*f)].number,
+            Member::Inline(number, _) => *number,
+        };
+        let mut by_number: Vec<u16> =
+            (0..members.len() as u16).filter(|m| number(&members[usize::from(*m)]) != 0).collect();
+        by_number.sort_by_key(|m| number(&members[usize::from(*m)]));
         let ty = &mut types[i];
+        ty.by_number = by_number;
         (ty.members, ty.fields, ty.by_name, ty.always_written) = (members, fields, sorted, always);
         ty.id = TypeId(i as u16);
     }
