@@ -2,6 +2,7 @@
 mod chain;
 mod default_class;
 mod namespace_lifecycle;
+pub(crate) mod node_restriction;
 mod node_taint;
 mod object_in_use;
 mod pod_tolerations;

@@ -1,5 +1,6 @@
 //! Authorization: whether a user may do what a request asks for. Start at [`Authorizer`].
 pub mod default;
+pub mod escalation;
 pub mod graph;
 pub mod index;
 pub mod node;

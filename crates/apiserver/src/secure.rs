@@ -78,8 +78,8 @@ pub async fn parts(
     proxy::register(specials, pki, &authorizer)?;
     Ok(SecureParts {
         authenticator: Arc::new(ClusterAuthenticator::new(certificates, tokens.clone(), authorizer.clone())),
+        admission: Arc::new(ClusterAdmission::new(authorizer.clone())),
         authorizer: Arc::new(authorizer),
-        admission: Arc::new(ClusterAdmission),
         tokens,
     })
 }

@@ -323,3 +323,69 @@ async fn discovery_of_tokens_is_for_service_accounts() {
     assert_eq!((status, keys["keys"][0]["alg"].as_str()), (StatusCode::OK, Some("ES256")));
     assert_eq!(cluster.send(As::Nobody, Method::GET, "/openid/v1/jwks", Value::Null).await.0, StatusCode::FORBIDDEN);
 }
+
+#[tokio::test]
+async fn no_one_grants_rights_they_do_not_have() {
+    let cluster = Cluster::start().await;
+    let group = "/apis/rbac.authorization.k8s.io/v1";
+    let role = |name: &str, rules: Value| json!({"metadata": {"name": name}, "rules": rules});
+    let rules = json!([
+        {"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles", "rolebindings"], "verbs": ["get", "list", "create"]},
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]},
+    ]);
+    cluster.ok(Method::POST, &format!("{group}/namespaces/default/roles"), role("author", rules)).await;
+    let binding = |role: &str, kind: &str| {
+        json!({"metadata": {"generateName": "b-"},
+               "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": role},
+               "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": "ann"}]})
+    };
+    let (roles, bindings) =
+        (format!("{group}/namespaces/default/roles"), format!("{group}/namespaces/default/rolebindings"));
+    cluster.ok(Method::POST, &bindings, binding("author", "Role")).await;
+    let ann = || As::Certificate("ann", None);
+    let known = async {
+        while cluster.send(ann(), Method::GET, &roles, Value::Null).await.0 != StatusCode::OK {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(10), known).await.unwrap();
+    let held = json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]);
+    assert_eq!(cluster.send(ann(), Method::POST, &roles, role("held", held)).await.0, StatusCode::CREATED);
+    let more = json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "list"]}]);
+    let (code, message) = cluster.refused(ann(), Method::POST, &roles, role("more", more)).await;
+    assert_eq!(
+        (code, message.as_str()),
+        (
+            403,
+            "roles.rbac.authorization.k8s.io \"more\" is forbidden: user \"ann\" (groups=[\"system:authenticated\"]) is \
+             attempting to grant RBAC permissions not currently held:\n{APIGroups:[\"\"], Resources:[\"secrets\"], \
+             Verbs:[\"get\" \"list\"]}"
+        )
+    );
+    assert_eq!(cluster.refused(ann(), Method::POST, &bindings, binding("cluster-admin", "ClusterRole")).await.0, 403);
+    assert_eq!(cluster.send(ann(), Method::POST, &bindings, binding("held", "Role")).await.0, StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn a_kubelet_is_kept_to_its_node() {
+    let cluster = Cluster::start().await;
+    let n1 = || As::Certificate("system:node:n1", Some("system:nodes"));
+    let node = |name: &str, labels: Value| json!({"metadata": {"name": name, "labels": labels}});
+    let created = cluster.send(n1(), Method::POST, "/api/v1/nodes", node("n1", json!({}))).await;
+    assert_eq!(created.0, StatusCode::CREATED, "{}", created.1);
+    assert_eq!(created.1["spec"]["taints"][0]["key"], "node.kubernetes.io/not-ready");
+    let (code, message) = cluster.refused(n1(), Method::POST, "/api/v1/nodes", node("n2", json!({}))).await;
+    assert_eq!(
+        (code, message.as_str()),
+        (403, r#"nodes "n2" is forbidden: node "n1" is not allowed to modify node "n2""#)
+    );
+    for path in ["/api/v1/pods", "/api/v1/secrets", "/api/v1/nodes", "/api/v1/nodes/n2"] {
+        assert_eq!(cluster.refused(n1(), Method::GET, path, Value::Null).await.0, 403, "{path}");
+    }
+    for path in ["/api/v1/pods?fieldSelector=spec.nodeName%3Dn1", "/api/v1/nodes/n1", "/api/v1/services"] {
+        assert_eq!(cluster.send(n1(), Method::GET, path, Value::Null).await.0, StatusCode::OK, "{path}");
+    }
+    let lease = json!({"metadata": {"name": "n1"}, "spec": {"holderIdentity": "n1"}});
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+    assert_eq!(cluster.send(n1(), Method::POST, leases, lease).await.0, StatusCode::CREATED);
+}

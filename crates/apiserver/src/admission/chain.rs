@@ -1,17 +1,28 @@
 //! The built-in plugins in upstream's order. Start at [`ClusterAdmission`].
 use super::{Admission, Attributes, Operation};
 use super::{
-    default_class, namespace_lifecycle, node_taint, object_in_use, pod_tolerations, priority, runtime_class,
-    service_account,
+    default_class, namespace_lifecycle, node_restriction, node_taint, object_in_use, pod_tolerations, priority,
+    runtime_class, service_account,
 };
+use crate::authz::default::ClusterAuthorizer;
+use crate::authz::{escalation, rbac};
 use crate::registry::Registry;
 use async_trait::async_trait;
 use pintle_api::status::ApiError;
 use serde_json::Value;
 
 /// What a Pintle API server admits by.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ClusterAdmission;
+#[derive(Clone, Debug)]
+pub struct ClusterAdmission {
+    authorizer: ClusterAuthorizer,
+}
+
+impl ClusterAdmission {
+    /// All plugins; `authorizer` knows what rights the author of a role has.
+    pub fn new(authorizer: ClusterAuthorizer) -> Self {
+        ClusterAdmission { authorizer }
+    }
+}
 
 #[async_trait]
 impl Admission for ClusterAdmission {
@@ -23,6 +34,7 @@ impl Admission for ClusterAdmission {
     ) -> Result<(), ApiError> {
         let (group, resource) = (attributes.resource.group.as_str(), attributes.resource.plural.as_str());
         namespace_lifecycle::admit(attributes, object.as_deref(), registry).await?;
+        node_restriction::admit(attributes, object.as_deref(), registry).await?;
         let Some(object) = object else { return Ok(()) };
         let whole = attributes.subresource.is_empty();
         let create = attributes.operation == Operation::Create;
@@ -65,6 +77,16 @@ impl Admission for ClusterAdmission {
         let Some(object) = object else { return Ok(()) };
         let whole = attributes.subresource.is_empty();
         match (attributes.resource.group.as_str(), attributes.resource.plural.as_str()) {
+            (rbac::GROUP, _) => {
+                let write = escalation::Write {
+                    user: &attributes.cx.user,
+                    resource: attributes.resource,
+                    namespace: attributes.namespace,
+                    name: attributes.name,
+                    old: attributes.old,
+                };
+                escalation::check(&write, object, &self.authorizer)
+            }
             ("", "pods") if whole && attributes.operation == Operation::Create => {
                 service_account::validate(attributes, object, registry).await?;
                 runtime_class::validate(attributes, object, registry).await

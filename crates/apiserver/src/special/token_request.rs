@@ -1,6 +1,7 @@
 //! `serviceaccounts/token`: a token for a service account, bound to a pod, node or secret.
 // upstream: pkg/registry/core/serviceaccount/storage/token.go
 use super::{SpecialRequest, SpecialResponse, SpecialRest};
+use crate::admission::node_restriction;
 use crate::authn::tokens::{Claims, KubernetesClaims, Ref, TokenKeys};
 use crate::codec::read_object;
 use crate::registry::Registry;
@@ -38,6 +39,7 @@ struct Bound {
     pod: Option<Ref>,
     node: Option<Ref>,
     secret: Option<Ref>,
+    object: Option<Value>,
 }
 
 #[async_trait]
@@ -58,6 +60,9 @@ impl SpecialRest for TokenRequest {
             );
             return Err(ApiError::conflict(resource, name, why));
         }
+        let bound = bound(asked.field("spec").field("boundObjectRef"), namespace, name, registry).await?;
+        node_restriction::check_token(&cx.user, asked.field("spec"), bound.object.as_ref())
+            .map_err(|why| ApiError::forbidden(accounts.group_resource(), name, why))?;
         let now = jiff::Timestamp::now();
         let spec = object_of(&mut asked).child_or_new("spec");
         spec.fill("expirationSeconds", 3600);
@@ -65,7 +70,6 @@ impl SpecialRest for TokenRequest {
             spec.set("audiences", self.keys.audiences().to_vec());
         }
         check_expiration(&asked)?;
-        let bound = bound(asked.field("spec").field("boundObjectRef"), namespace, name, registry).await?;
 
         let spec = asked.field("spec");
         let audiences: Vec<String> = spec.texts("audiences").map(str::to_owned).collect();
@@ -175,6 +179,7 @@ async fn bound(reference: &Value, namespace: &str, account: &str, registry: &Reg
         );
         return Err(ApiError::conflict(GroupResource { group, resource: reference.text("kind") }, name, why));
     }
+    bound.object = Some(object);
     Ok(bound)
 }
 
