@@ -1,2 +1,64 @@
-//! The `pintle` command.
-fn main() {}
+//! The `pintle` command: one program that is the whole cluster, its pods' shims, and the operator's tool.
+//!
+//! [`cli`] is what can be said; [`start`] runs a cluster, wired from the components' crates in [`control_plane`] and [`node`];
+//! [`lifecycle`] acts on one from outside; [`image`] handles images.
+mod cli;
+mod control;
+mod control_plane;
+mod image;
+mod instance;
+mod kubeconfig;
+mod lifecycle;
+mod node;
+mod options;
+mod preflight;
+mod progress;
+mod start;
+
+use clap::{CommandFactory, Parser};
+use cli::{Cli, Command};
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    // A pod's shim: before anything that costs memory.
+    let mut args = std::env::args_os();
+    if args.nth(1).is_some_and(|verb| verb == "shim") {
+        return pintle_runtime::shim::main(args);
+    }
+    // Tools find every process of Pintle by this name, whatever the file is called.
+    if let Err(error) = nix::sys::prctl::set_name(c"pintle") {
+        eprintln!("pintle: cannot set the process name: {error}");
+    }
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            if !error.is::<progress::Reported>() {
+                eprintln!("pintle: {error:#}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Up(args) => start::up(args),
+        Command::Server(args) => start::server(args),
+        Command::Down(args) => lifecycle::down(&args).map(|()| ExitCode::SUCCESS),
+        Command::Status(args) => lifecycle::status(&args),
+        Command::Reset(args) => lifecycle::reset(&args).map(|()| ExitCode::SUCCESS),
+        Command::Kubeconfig(args) => lifecycle::kubeconfig(&args).map(|()| ExitCode::SUCCESS),
+        Command::Image(command) => image::run(command).map(|()| ExitCode::SUCCESS),
+        Command::Version => {
+            println!("pintle {} (Kubernetes {})", env!("CARGO_PKG_VERSION"), pintle_api::KUBERNETES_VERSION);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "pintle", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

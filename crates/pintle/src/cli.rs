@@ -1,0 +1,283 @@
+//! The command line: what `pintle --help` shows. Flags and the keys of the config file have the same names.
+use clap::{Args, Parser, Subcommand, ValueHint};
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// Kubernetes in one program: control plane, node, container runtime, network and DNS.
+///
+/// `sudo pintle up` starts a cluster of one node and prints where its kubeconfig is; `pintle down` stops it,
+/// `pintle reset` removes every trace of it.
+#[derive(Debug, Parser)]
+#[command(name = "pintle", version, propagate_version = true, max_term_width = 110)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start a cluster on this machine: the control plane and a node in one process
+    Up(UpArgs),
+    /// Stop the cluster; pods keep running and are taken up again by the next `up`
+    Down(DownArgs),
+    /// Show whether the cluster runs, its node, and what it uses
+    Status(StatusArgs),
+    /// Stop everything and remove every trace: processes, mounts, network, files, all data
+    Reset(ResetArgs),
+    /// Start a control plane without a node
+    Server(ServerArgs),
+    /// Print the administrator's kubeconfig, or merge it into ~/.kube/config
+    Kubeconfig(KubeconfigArgs),
+    /// Load, list, remove and make container images
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Print the version of Pintle and of the Kubernetes API it serves
+    Version,
+    /// Print a completion script for a shell
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Which cluster a command is about.
+#[derive(Args, Clone, Debug)]
+pub struct DataDir {
+    /// Where the cluster keeps its state; each cluster on a machine has its own
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/pintle", env = "PINTLE_DATA_DIR", value_hint = ValueHint::DirPath)]
+    pub data_dir: PathBuf,
+}
+
+/// `pintle up`.
+#[derive(Args, Clone, Debug)]
+pub struct UpArgs {
+    /// The cluster.
+    #[command(flatten)]
+    pub data_dir: DataDir,
+    /// Return once the node is Ready; the cluster goes on in the background
+    #[arg(long)]
+    pub detach: bool,
+    /// What can also stand in the config file.
+    #[command(flatten)]
+    pub options: Options,
+}
+
+/// `pintle server`.
+#[derive(Args, Clone, Debug)]
+pub struct ServerArgs {
+    /// The cluster.
+    #[command(flatten)]
+    pub data_dir: DataDir,
+    /// Return once the API is ready; the control plane goes on in the background
+    #[arg(long)]
+    pub detach: bool,
+    /// What can also stand in the config file.
+    #[command(flatten)]
+    pub options: Options,
+}
+
+/// Settings that flags and the config file share; a flag wins over the file.
+#[derive(Args, Clone, Debug, Default, serde::Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Options {
+    /// Read settings from this YAML file; its keys are the names of these flags
+    #[arg(long, value_name = "FILE", env = "PINTLE_CONFIG", value_hint = ValueHint::FilePath)]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Write the administrator's kubeconfig here [default: DATA-DIR/kubeconfig]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub kubeconfig: Option<PathBuf>,
+    /// Also add the cluster to ~/.kube/config and make it the current context
+    #[arg(long)]
+    pub merge_kubeconfig: bool,
+    /// The node's name [default: the host's name]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// The node's address [default: that of the interface with the default route]
+    #[arg(long, value_name = "ADDRESS")]
+    pub node_ip: Option<IpAddr>,
+    /// Labels of the node, key=value, separated by commas
+    #[arg(long, value_name = "LABELS", value_delimiter = ',')]
+    pub node_labels: Vec<String>,
+    /// Serve the API on this port [default: 6443, or the next free one]
+    #[arg(long, value_name = "PORT")]
+    pub https_port: Option<u16>,
+    /// Serve the API on this address only
+    #[arg(long, value_name = "ADDRESS")]
+    pub bind_address: Option<IpAddr>,
+    /// Serve the node agent on this port [default: 10250, or the next free one]
+    #[arg(long, value_name = "PORT")]
+    pub kubelet_port: Option<u16>,
+    /// Further names and addresses that the API server's certificate is for, separated by commas
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub tls_san: Vec<String>,
+    /// Addresses of pods [default: 10.42.0.0/16, or the next free range]
+    #[arg(long, value_name = "CIDR")]
+    pub cluster_cidr: Option<ipnet::Ipv4Net>,
+    /// Addresses of Services [default: 10.43.0.0/16, or the next free range]
+    #[arg(long, value_name = "CIDR")]
+    pub service_cidr: Option<ipnet::Ipv4Net>,
+    /// The domain of the cluster's DNS names [default: cluster.local]
+    #[arg(long, value_name = "DOMAIN")]
+    pub cluster_domain: Option<String>,
+    /// How many pods the node takes [default: 110]
+    #[arg(long, value_name = "N")]
+    pub max_pods: Option<u32>,
+    /// What to log: error, warn, info, debug, trace, or per module as in `info,pintle_kubelet=debug` [default: info]
+    #[arg(long, value_name = "FILTER", env = "PINTLE_LOG")]
+    pub log_level: Option<String>,
+    /// How to log: text or json [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+impl std::fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        })
+    }
+}
+
+/// `pintle down`.
+#[derive(Args, Clone, Debug)]
+pub struct DownArgs {
+    /// The cluster.
+    #[command(flatten)]
+    pub data_dir: DataDir,
+    /// Stop the pods' containers too
+    #[arg(long)]
+    pub pods: bool,
+}
+
+/// `pintle status`.
+#[derive(Args, Clone, Debug)]
+pub struct StatusArgs {
+    /// The cluster.
+    #[command(flatten)]
+    pub data_dir: DataDir,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `pintle reset`.
+#[derive(Args, Clone, Debug)]
+pub struct ResetArgs {
+    /// The cluster.
+    #[command(flatten)]
+    pub data_dir: DataDir,
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
+}
+
+/// `pintle kubeconfig`.
+#[derive(Args, Clone, Debug)]
+pub struct KubeconfigArgs {
+    /// The cluster.
+    #[command(flatten)]
+    pub data_dir: DataDir,
+    /// Add the cluster to ~/.kube/config and make it the current context
+    #[arg(long)]
+    pub merge: bool,
+}
+
+/// `pintle image …`.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Take images from a tar file (OCI layout or docker-archive) into the node's store
+    Load {
+        /// The cluster.
+        #[command(flatten)]
+        data_dir: DataDir,
+        /// The tar files.
+        #[arg(required = true, value_hint = ValueHint::FilePath)]
+        files: Vec<PathBuf>,
+    },
+    /// List the node's images
+    Ls {
+        /// The cluster.
+        #[command(flatten)]
+        data_dir: DataDir,
+    },
+    /// Remove images from the node
+    Rm {
+        /// The cluster.
+        #[command(flatten)]
+        data_dir: DataDir,
+        /// Names or ids.
+        #[arg(required = true)]
+        images: Vec<String>,
+    },
+    /// Make an image tar from a directory that becomes its root file system
+    Pack(PackArgs),
+}
+
+/// `pintle image pack`.
+#[derive(Args, Clone, Debug)]
+pub struct PackArgs {
+    /// The directory
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub root: PathBuf,
+    /// The image's name, e.g. example.org/app:1.0
+    #[arg(long, value_name = "NAME")]
+    pub name: String,
+    /// Write the tar file here
+    #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub output: PathBuf,
+    /// The command, a word per flag
+    #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
+    pub entrypoint: Vec<String>,
+    /// The command's default arguments, a word per flag
+    #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
+    pub cmd: Vec<String>,
+    /// Environment, NAME=VALUE
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub env: Vec<String>,
+    /// The directory that the command starts in
+    #[arg(long, value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// The user (and group) that the command runs as
+    #[arg(long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_has_the_same_name_in_the_config_file() {
+        let flags: Vec<String> = Cli::command()
+            .find_subcommand("up")
+            .expect("up exists")
+            .get_arguments()
+            .filter_map(|arg| arg.get_long().map(str::to_owned))
+            .filter(|name| !["data-dir", "detach", "config", "help", "version"].contains(&name.as_str()))
+            .collect();
+        for flag in flags {
+            let error = serde_saphyr::from_str::<Options>(&format!("{flag}: {{}}")).err().map(|e| e.to_string());
+            assert!(!error.unwrap_or_default().contains("unknown field"), "{flag} is not a key of the config file");
+        }
+    }
+}

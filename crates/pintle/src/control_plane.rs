@@ -1,0 +1,114 @@
+//! Wires the control plane: certificates, store, API server, controllers, scheduler, provisioner.
+use crate::instance::Instance;
+use crate::progress::Progress;
+use crate::start::{Components, Settings};
+use anyhow::{Context, Result};
+use pintle_api::user::UserInfo;
+use pintle_apiserver::listener;
+use pintle_apiserver::server::ApiServer;
+use pintle_client::{Clients, Informers};
+use pintle_pki::ClusterPki;
+use pintle_store::embedded::Options as StoreOptions;
+use pintle_store::{EmbeddedStore, Store};
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// The running control plane.
+pub struct ControlPlane {
+    /// Keys and certificates.
+    pub pki: ClusterPki,
+    /// Clients of the API, in process.
+    pub clients: Clients,
+    /// The shared informers of the process, reading as the controller manager.
+    pub informers: Informers,
+    store: Arc<EmbeddedStore>,
+}
+
+impl ControlPlane {
+    /// Starts everything; returns when the API answers.
+    pub async fn start(
+        settings: &Settings, stop: &CancellationToken, components: &mut Components, progress: &Progress,
+    ) -> Result<Self> {
+        let (paths, instance) = (&settings.paths, &settings.instance);
+        let pki = ClusterPki::open_or_create(&paths.pki(), &pki_params(settings)).context("certificates")?;
+        let renewal = pki.clone();
+        let stopped = stop.clone();
+        components.spawn(async move {
+            renewal.run(async move { stopped.cancelled().await }).await;
+            ("certificate renewal", Ok(()))
+        });
+        let path = paths.store();
+        let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(&path, &StoreOptions::default())).await??;
+        let store = Arc::new(store);
+        progress.step(&format!("store open at revision {}", store.revision()));
+
+        let api = pintle_apiserver::secure::server(store.clone(), &pki, &api_params(settings), stop.clone()).await?;
+        let bind = (settings.bind(), instance.https_port);
+        let socket = TcpListener::bind(bind).await.with_context(|| format!("cannot listen on port {}", instance.https_port))?;
+        let tls = Arc::new(pki.apiserver_tls().context("TLS of the API server")?);
+        let (server, stopped) = (api.clone(), stop.clone());
+        components.spawn(async move {
+            listener::serve(server, socket, tls, stopped).await;
+            ("API server", Ok(()))
+        });
+        progress.step(&format!("API server at https://127.0.0.1:{}", instance.https_port));
+
+        let clients = clients(&api);
+        let manager = clients.user(UserInfo::new("system:kube-controller-manager", &[]));
+        let informers = Informers::new(manager, stop.clone());
+        let control_plane = ControlPlane { pki, clients, informers, store };
+        control_plane.start_controllers(settings, stop, components);
+        Ok(control_plane)
+    }
+
+    fn start_controllers(&self, settings: &Settings, stop: &CancellationToken, components: &mut Components) {
+        let config = pintle_controllers::Config {
+            root_ca_pem: self.pki.authority().certificate_pem().to_owned(),
+            cluster_cidrs: vec![settings.instance.cluster_cidr.into()],
+            node_mask_v4: 24,
+            node_mask_v6: 64,
+        };
+        let controllers = pintle_controllers::run(config, self.clients.clone(), self.informers.clone(), stop.clone());
+        components.spawn(async move {
+            controllers.await;
+            ("controllers", Ok(()))
+        });
+        let config = pintle_scheduler::Config::default();
+        let scheduler = pintle_scheduler::run(config, self.clients.clone(), self.informers.clone(), stop.clone());
+        components.spawn(async move {
+            scheduler.await;
+            ("scheduler", Ok(()))
+        });
+    }
+
+    /// The administrator's kubeconfig.
+    pub fn admin_kubeconfig(&self, instance: &Instance) -> String {
+        let server = format!("https://127.0.0.1:{}", instance.https_port);
+        self.pki.kubeconfig("pintle", "admin", &server, self.pki.admin())
+    }
+
+    /// Closes the store after everything else has ended.
+    pub async fn close(self) {
+        let store = self.store;
+        if let Err(error) = tokio::task::spawn_blocking(move || store.close()).await {
+            tracing::error!(%error, "the store did not close");
+        }
+    }
+}
+
+fn clients(api: &ApiServer) -> Clients {
+    let api = api.clone();
+    Clients::new(move |user| api.client(user))
+}
+
+fn pki_params(settings: &Settings) -> pintle_pki::Params {
+    let instance = &settings.instance;
+    pintle_pki::Params {
+        hostname: instance.node_name.clone(),
+        cluster_domain: instance.cluster_domain.clone(),
+        node_ips: vec![settings.node_ip],
+        service_ip: Some(instance.kubernetes_ip().into()),
+        extra_names: settings.options.tls_san.clone(),
+    }
+}

@@ -1,0 +1,220 @@
+//! `pintle up` and `pintle server`: from nothing to a Ready cluster, and its orderly end.
+use crate::cli::{LogFormat, Options, ServerArgs, UpArgs};
+use crate::control_plane::ControlPlane;
+use crate::instance::{Instance, Paths, detect_node_ip, write_private};
+use crate::node::Node;
+use crate::progress::{Progress, Reported, detach};
+use crate::{lifecycle, options, preflight};
+use anyhow::{Context, Result, bail};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// Tasks that run as long as the cluster; each ends with its name, and with why if it must not have ended.
+pub type Components = JoinSet<(&'static str, Result<()>)>;
+
+/// What a start was asked for, fully decided.
+pub struct Settings {
+    /// The files.
+    pub paths: Paths,
+    /// Names and numbers of this cluster.
+    pub instance: Instance,
+    /// Flags and config file.
+    pub options: Options,
+    /// The node's address.
+    pub node_ip: IpAddr,
+}
+
+impl Settings {
+    /// The address the API server listens on.
+    pub fn bind(&self) -> IpAddr {
+        self.options.bind_address.unwrap_or(Ipv4Addr::UNSPECIFIED.into())
+    }
+}
+
+/// Runs a control plane and a node.
+pub fn up(args: UpArgs) -> Result<ExitCode> {
+    begin(&args.data_dir.data_dir, args.detach, args.options, true)
+}
+
+/// Runs a control plane.
+pub fn server(args: ServerArgs) -> Result<ExitCode> {
+    begin(&args.data_dir.data_dir, args.detach, args.options, false)
+}
+
+fn begin(data: &Path, in_background: bool, flags: Options, with_node: bool) -> Result<ExitCode> {
+    if let Some(problem) = preflight::not_root() {
+        bail!(problem);
+    }
+    let paths = Paths::new(data)?;
+    paths.create()?;
+    if in_background {
+        if let Some(pid) = paths.owner()? {
+            println!("the cluster in {} runs already (process {pid})", paths.data.display());
+            return Ok(ExitCode::SUCCESS);
+        }
+        detach(&paths.log())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let progress = Progress::new();
+    let result = settle(&paths, flags, with_node).and_then(|settings| {
+        let _lock = paths.take()?;
+        tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8))
+            .build()
+            .context("cannot start the runtime")?
+            .block_on(serve(settings, with_node, &progress))
+    });
+    result.or_else(|error| {
+        tracing::error!(error = format!("{error:#}"), "the cluster ended");
+        progress.failed(&format!("{error:#}"));
+        bail!(Reported)
+    })
+}
+
+/// Decides everything that a start needs to know, and refuses with every problem at once.
+fn settle(paths: &Paths, flags: Options, with_node: bool) -> Result<Settings> {
+    let options = options::resolve(flags)?;
+    start_logging(&options)?;
+    if let Some(pid) = paths.owner()? {
+        let data = paths.data.display();
+        bail!("the cluster in {data} runs already (process {pid}); `pintle down --data-dir {data}` stops it");
+    }
+    let instance = match paths.load()? {
+        Some(mut instance) => {
+            instance.reconcile(&options)?;
+            instance
+        }
+        None => Instance::choose(&options, node_name(&options)?)?,
+    };
+    let bind = options.bind_address.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+    let mut ports = vec![(instance.https_port, "--https-port")];
+    if with_node {
+        ports.push((instance.kubelet_port, "--kubelet-port"));
+    }
+    let needs = preflight::Needs { data: &paths.data, bind, ports: &ports, node: with_node };
+    let mut problems = preflight::problems(&needs);
+    let node_ip = options.node_ip.map_or_else(detect_node_ip, Ok);
+    if let Err(error) = &node_ip {
+        problems.push(error.to_string());
+    }
+    if !problems.is_empty() {
+        bail!(problems.join("\n"));
+    }
+    Ok(Settings { paths: paths.clone(), instance, options, node_ip: node_ip? })
+}
+
+fn node_name(options: &Options) -> Result<String> {
+    let name = match &options.node_name {
+        Some(name) => name.clone(),
+        None => nix::unistd::gethostname().context("cannot read the host's name")?.to_string_lossy().to_lowercase(),
+    };
+    let valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    if name.is_empty() || !name.chars().all(valid) || !name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+        bail!("{name:?} cannot be a node's name (lower-case letters, digits, '-' and '.'); choose one with --node-name");
+    }
+    Ok(name)
+}
+
+fn start_logging(options: &Options) -> Result<()> {
+    let filter = options.log_level.as_deref().unwrap_or("info");
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).with_context(|| format!("--log-level {filter}"))?;
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = match options.log_format.unwrap_or(LogFormat::Text) {
+        LogFormat::Text => logs.with_ansi(false).try_init(),
+        LogFormat::Json => logs.json().try_init(),
+    };
+    started.map_err(|error| anyhow::anyhow!("cannot start logging: {error}"))
+}
+
+async fn serve(mut settings: Settings, with_node: bool, progress: &Progress) -> Result<ExitCode> {
+    let stop = CancellationToken::new();
+    let mut signals = Signals::new()?;
+    settings.paths.save(&settings.instance)?;
+    settings.instance.register()?;
+    let mut components = Components::new();
+    let start = async {
+        let control_plane = ControlPlane::start(&settings, &stop, &mut components, progress).await?;
+        let node = match with_node {
+            true => Some(Node::start(&settings, &control_plane, &stop, &mut components, progress).await?),
+            false => None,
+        };
+        let kubeconfig = write_kubeconfigs(&mut settings, &control_plane)?;
+        if let Some(node) = &node {
+            node.ready().await?;
+            progress.step(&format!("node {} is Ready", settings.instance.node_name));
+        }
+        anyhow::Ok((control_plane, node, kubeconfig))
+    };
+    let started = tokio::select! {
+        started = start => started,
+        () = signals.any() => bail!("interrupted while starting"),
+    };
+    let (control_plane, node, kubeconfig) = started?;
+    progress.ready(&format!("export KUBECONFIG={}", kubeconfig.display()));
+    let ended = tokio::select! {
+        () = signals.any() => Ok(()),
+        Some(ended) = components.join_next() => Err(too_early(ended)),
+    };
+    stop.cancel();
+    while let Some(ended) = components.join_next().await {
+        if let Ok((name, Err(error))) = ended {
+            tracing::warn!(component = name, error = format!("{error:#}"), "did not end well");
+        }
+    }
+    drop(node);
+    control_plane.close().await;
+    ended.map(|()| ExitCode::SUCCESS)
+}
+
+fn too_early(ended: std::result::Result<(&'static str, Result<()>), tokio::task::JoinError>) -> anyhow::Error {
+    match ended {
+        Ok((name, Ok(()))) => anyhow::anyhow!("{name} ended unexpectedly"),
+        Ok((name, Err(error))) => error.context(format!("{name} failed")),
+        Err(error) => anyhow::anyhow!("a component failed: {error}"),
+    }
+}
+
+/// Writes the administrator's kubeconfig where it is kept and where the user wants it.
+fn write_kubeconfigs(settings: &mut Settings, control_plane: &ControlPlane) -> Result<std::path::PathBuf> {
+    let text = control_plane.admin_kubeconfig(&settings.instance);
+    let kept = settings.paths.kubeconfig();
+    write_private(&kept, text.as_bytes())?;
+    let mut told = kept;
+    if let Some(wanted) = settings.options.kubeconfig.clone() {
+        let wanted = std::path::absolute(&wanted)?;
+        write_private(&wanted, text.as_bytes())?;
+        if !settings.instance.kubeconfigs.contains(&wanted) {
+            settings.instance.kubeconfigs.push(wanted.clone());
+        }
+        told = wanted;
+    }
+    if settings.options.merge_kubeconfig {
+        lifecycle::merge_into_user_file(&text, &mut settings.instance)?;
+    }
+    settings.paths.save(&settings.instance)?;
+    Ok(told)
+}
+
+/// The signals that ask the cluster to end.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
