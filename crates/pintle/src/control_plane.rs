@@ -1,4 +1,5 @@
 //! Wires the control plane: certificates, store, API server, controllers, scheduler, provisioner.
+use crate::api;
 use crate::instance::Instance;
 use crate::progress::Progress;
 use crate::start::{Components, Settings};
@@ -43,7 +44,7 @@ impl ControlPlane {
         let store = Arc::new(store);
         progress.step(&format!("store open at revision {}", store.revision()));
 
-        let api = pintle_apiserver::secure::server(store.clone(), &pki, &api_params(settings), stop.clone()).await?;
+        let api = api::server(store.clone(), &pki, settings, stop).await?;
         let bind = (settings.bind(), instance.https_port);
         let socket = TcpListener::bind(bind).await.with_context(|| format!("cannot listen on port {}", instance.https_port))?;
         let tls = Arc::new(pki.apiserver_tls().context("TLS of the API server")?);

@@ -52,13 +52,12 @@ fn run_dir(data_dir: &DataDir) -> Result<PathBuf> {
 }
 
 fn pack(args: &PackArgs) -> Result<()> {
-    let list = |words: &[String]| (!words.is_empty()).then(|| words.to_vec());
     let config = ProcessConfig {
-        entrypoint: list(&args.entrypoint),
-        cmd: list(&args.cmd),
-        env: list(&args.env),
-        working_dir: args.workdir.clone(),
-        user: args.user.clone(),
+        entrypoint: args.entrypoint.clone(),
+        cmd: args.cmd.clone(),
+        env: args.env.clone(),
+        working_dir: args.workdir.clone().unwrap_or_default(),
+        user: args.user.clone().unwrap_or_default(),
         ..ProcessConfig::default()
     };
     pintle_runtime::image::pack::pack(&args.root, &args.name, &config, &args.output)?;

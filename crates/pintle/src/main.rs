@@ -2,6 +2,7 @@
 //!
 //! [`cli`] is what can be said; [`start`] runs a cluster, wired from the components' crates in [`control_plane`] and [`node`];
 //! [`lifecycle`] acts on one from outside; [`image`] handles images.
+mod api;
 mod cli;
 mod control;
 mod control_plane;
