@@ -2,8 +2,8 @@
 use crate::start::Settings;
 use anyhow::{Context, Result};
 use pintle_api::scheme::Scheme;
-use pintle_apiserver::authn::{ClientCertificates, ClusterAuthenticator, TokenKeys};
-use pintle_apiserver::authz::{ClusterAuthorizer, Rbac};
+use pintle_apiserver::authn::{default::ClusterAuthenticator, tokens::TokenKeys, x509::ClientCertificates};
+use pintle_apiserver::authz::{default::ClusterAuthorizer, rbac::Rbac};
 use pintle_apiserver::bootstrap;
 use pintle_apiserver::registry::Registry;
 use pintle_apiserver::server::{ApiServer, Parts};
