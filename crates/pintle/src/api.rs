@@ -31,7 +31,7 @@ pub async fn server(store: Arc<dyn Store>, pki: &ClusterPki, settings: &Settings
         registry,
         authenticator: Arc::new(ClusterAuthenticator::new(certificates, tokens.clone(), authorizer.clone())),
         authorizer: Arc::new(authorizer),
-        admission: Arc::new(pintle_apiserver::admission::Chain::default()),
+        admission: Arc::new(pintle_apiserver::admission::chain::ClusterAdmission),
         specials: Default::default(),
         stop: stop.clone(),
     }))

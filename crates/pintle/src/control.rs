@@ -119,7 +119,7 @@ async fn load(runtime: &Arc<Runtime>, path: PathBuf) -> Result<Vec<String>> {
     Ok(records.iter().flat_map(|record| if record.tags.is_empty() { vec![record.id.clone()] } else { record.tags.iter().cloned().collect() }).collect())
 }
 
-fn message(status: pintle_runtime::cri::Status) -> anyhow::Error {
+fn message(status: tonic::Status) -> anyhow::Error {
     anyhow::anyhow!(status.message().to_owned())
 }
 
