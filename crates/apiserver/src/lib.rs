@@ -41,3 +41,6 @@ pub mod value;
 pub mod watch_cache;
 
 pub use server::{ApiServer, Parts};
+
+/// The version of Kubernetes whose API this server serves.
+pub const KUBERNETES_VERSION: &str = "v1.36.3";

@@ -6,7 +6,10 @@ use pintle_apiserver::authn::{default::ClusterAuthenticator, tokens::TokenKeys, 
 use pintle_apiserver::authz::{default::ClusterAuthorizer, rbac::Rbac};
 use pintle_apiserver::bootstrap;
 use pintle_apiserver::registry::Registry;
-use pintle_apiserver::server::{ApiServer, Parts};
+use pintle_apiserver::special::Specials;
+use pintle_apiserver::special::binding::Binding;
+use pintle_apiserver::special::eviction::Eviction;
+use pintle_apiserver::{ApiServer, Parts};
 use pintle_pki::ClusterPki;
 use pintle_store::Store;
 use std::sync::Arc;
@@ -31,8 +34,17 @@ pub async fn server(store: Arc<dyn Store>, pki: &ClusterPki, settings: &Settings
         registry,
         authenticator: Arc::new(ClusterAuthenticator::new(certificates, tokens.clone(), authorizer.clone())),
         authorizer: Arc::new(authorizer),
-        admission: Arc::new(pintle_apiserver::admission::chain::ClusterAdmission),
-        specials: Default::default(),
+        admission: Arc::new(pintle_apiserver::admission::ClusterAdmission),
+        specials: specials(),
         stop: stop.clone(),
     }))
+}
+
+/// The endpoints with behaviour of their own.
+fn specials() -> Specials {
+    let mut specials = Specials::default();
+    specials.register("", "pods", "binding", Arc::new(Binding));
+    specials.register("", "bindings", "", Arc::new(Binding));
+    specials.register("", "pods", "eviction", Arc::new(Eviction));
+    specials
 }

@@ -6,7 +6,7 @@ use crate::start::{Components, Settings};
 use anyhow::{Context, Result};
 use pintle_api::user::UserInfo;
 use pintle_apiserver::listener;
-use pintle_apiserver::server::ApiServer;
+use pintle_apiserver::ApiServer;
 use pintle_client::{Clients, Informers};
 use pintle_pki::ClusterPki;
 use pintle_store::embedded::Options as StoreOptions;
@@ -100,7 +100,7 @@ impl ControlPlane {
 
 fn clients(api: &ApiServer) -> Clients {
     let api = api.clone();
-    Clients::new(move |user| api.client(user))
+    Clients::new(move |user| kube::Client::new(api.service(user), "default"))
 }
 
 fn pki_params(settings: &Settings) -> pintle_pki::Params {

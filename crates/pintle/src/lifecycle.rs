@@ -21,7 +21,7 @@ pub fn down(args: &DownArgs) -> Result<()> {
     };
     let ran = stop(&paths)?;
     if args.pods {
-        purge_node(&paths, &instance)?;
+        crate::node::stop_pods(&paths, &instance)?;
         println!("the cluster and its pods are stopped; `pintle up` starts them again");
     } else if ran {
         println!("the cluster is stopped; its pods keep running (`pintle down --pods` stops them too)");
@@ -42,11 +42,6 @@ fn stop(paths: &Paths) -> Result<bool> {
     Ok(true)
 }
 
-/// Ends every container and takes back every link, rule, mount and cgroup of the cluster on this machine.
-fn purge_node(paths: &Paths, instance: &Instance) -> Result<()> {
-    crate::node::purge(paths, instance)
-}
-
 /// Stops everything and removes every trace of the cluster.
 pub fn reset(args: &ResetArgs) -> Result<()> {
     let paths = Paths::new(&args.data_dir.data_dir)?;
@@ -63,7 +58,7 @@ pub fn reset(args: &ResetArgs) -> Result<()> {
     }
     stop(&paths)?;
     if let Some(instance) = &instance {
-        purge_node(&paths, instance)?;
+        crate::node::purge(&paths, instance)?;
         forget_kubeconfigs(instance)?;
         remove_dir(&instance.run_dir())?;
     }

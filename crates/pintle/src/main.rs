@@ -54,7 +54,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Kubeconfig(args) => lifecycle::kubeconfig(&args).map(|()| ExitCode::SUCCESS),
         Command::Image(command) => image::run(command).map(|()| ExitCode::SUCCESS),
         Command::Version => {
-            println!("pintle {} (Kubernetes {})", env!("CARGO_PKG_VERSION"), pintle_api::KUBERNETES_VERSION);
+            println!("pintle {} (Kubernetes {})", env!("CARGO_PKG_VERSION"), pintle_apiserver::KUBERNETES_VERSION);
             Ok(ExitCode::SUCCESS)
         }
         Command::Completion { shell } => {

@@ -91,8 +91,8 @@ fn cgroup_root(instance: &Instance) -> String {
 
 fn runtime_config(paths: &Paths, instance: &Instance, network: Arc<dyn pintle_runtime::pod_network::PodNetwork>) -> Result<pintle_runtime::Config> {
     Ok(pintle_runtime::Config {
-        root: paths.data.join("runtime"),
-        state: instance.run_dir().join("runtime"),
+        root: runtime_root(paths),
+        state: runtime_state(instance),
         cgroup_parent: cgroup_root(instance),
         executable: std::env::current_exe().context("cannot find this program")?,
         network,
@@ -133,14 +133,23 @@ fn labels(pairs: &[String]) -> Result<std::collections::BTreeMap<String, String>
     pairs.iter().map(pair).collect()
 }
 
+/// Ends every container of the cluster on this machine; images and what pods keep on disk stay.
+pub fn stop_pods(paths: &Paths, instance: &Instance) -> Result<()> {
+    pintle_runtime::stop(&runtime_root(paths), &runtime_state(instance), &cgroup_root(instance)).context("the container runtime")
+}
+
 /// Ends every container of the cluster on this machine and takes back what the node made: mounts, cgroups, links, rules.
 pub fn purge(paths: &Paths, instance: &Instance) -> Result<()> {
+    pintle_runtime::purge(&runtime_root(paths), &runtime_state(instance), &cgroup_root(instance)).context("the container runtime")?;
+    pintle_runtime::unmount_below(&paths.data.join("kubelet")).context("pods' volumes")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        pintle_runtime::purge(&paths.data.join("runtime"), &instance.run_dir().join("runtime"), &cgroup_root(instance))
-            .await
-            .context("the container runtime")?;
-        pintle_kubelet::purge(&paths.data.join("kubelet")).context("pods' volumes")?;
-        pintle_network::purge(&instance.id, &network_dir(paths)).await.context("the pod network")
-    })
+    runtime.block_on(pintle_network::purge(&instance.id, &network_dir(paths))).context("the pod network")
+}
+
+fn runtime_root(paths: &Paths) -> PathBuf {
+    paths.data.join("runtime")
+}
+
+fn runtime_state(instance: &Instance) -> PathBuf {
+    instance.run_dir().join("runtime")
 }

@@ -22,5 +22,5 @@ mod stats;
 mod status;
 mod streaming;
 
-pub use purge::{Error as PurgeError, purge};
+pub use purge::{Error as PurgeError, purge, stop, unmount_below};
 pub use runtime::{Config, Error, Runtime};

@@ -5,7 +5,7 @@ use std::path::Path;
 use nix::mount::{MntFlags, umount2};
 
 use crate::cgroup::{self, Cgroups};
-use crate::runtime::{Config, remove_path};
+use crate::runtime::remove_path;
 
 /// What could not be removed.
 #[derive(Debug, thiserror::Error)]
@@ -23,23 +23,32 @@ pub enum Error {
     Cgroup(#[from] cgroup::Error),
 }
 
-/// Kills the runtime's shims and containers and removes their groups, mounts and files. Nothing else may use `config`'s
-/// directories now. It is fine if there is nothing (left).
-pub fn purge(config: &Config) -> Result<(), Error> {
+/// Kills the runtime's shims and containers and removes their groups, mounts and run-time files; images, records and
+/// what containers wrote stay. Nothing else may use the directories now. It is fine if there is nothing (left).
+pub fn stop(root: &Path, state: &Path, cgroup_parent: &str) -> Result<(), Error> {
     let cgroups = Cgroups::detect()?;
     // The shims first: they would tell of exits that nobody wants to know.
-    cgroups.kill(&format!("{}/shims", config.cgroup_parent.trim_end_matches('/')));
-    cgroups.remove(&config.cgroup_parent)?;
-    for directory in [&config.state, &config.root] {
-        let failed = |source| Error::Io { path: directory.display().to_string(), source };
-        unmount_below(directory).map_err(failed)?;
-        remove_path(directory).map_err(failed)?;
+    cgroups.kill(&format!("{}/shims", cgroup_parent.trim_end_matches('/')));
+    cgroups.remove(cgroup_parent)?;
+    for directory in [state, root] {
+        unmount_below(directory).map_err(failed(directory))?;
     }
-    Ok(())
+    remove_path(state).map_err(failed(state))
+}
+
+/// [`stop`], and removes everything under `root` too.
+pub fn purge(root: &Path, state: &Path, cgroup_parent: &str) -> Result<(), Error> {
+    stop(root, state, cgroup_parent)?;
+    remove_path(root).map_err(failed(root))
+}
+
+fn failed(path: &Path) -> impl Fn(io::Error) -> Error {
+    let path = path.display().to_string();
+    move |source| Error::Io { path: path.clone(), source }
 }
 
 /// Unmounts everything at and below a directory, the last mounted first.
-fn unmount_below(directory: &Path) -> io::Result<()> {
+pub fn unmount_below(directory: &Path) -> io::Result<()> {
     let Ok(directory) = directory.canonicalize() else { return Ok(()) };
     let table = std::fs::read_to_string("/proc/self/mountinfo")?;
     for point in mount_points(&table, &directory).iter().rev() {
