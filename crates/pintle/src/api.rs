@@ -7,8 +7,6 @@ use pintle_apiserver::authz::{default::ClusterAuthorizer, rbac::Rbac};
 use pintle_apiserver::bootstrap;
 use pintle_apiserver::registry::Registry;
 use pintle_apiserver::special::Specials;
-use pintle_apiserver::special::binding::Binding;
-use pintle_apiserver::special::eviction::Eviction;
 use pintle_apiserver::{ApiServer, Parts};
 use pintle_pki::ClusterPki;
 use pintle_store::Store;
@@ -42,9 +40,5 @@ pub async fn server(store: Arc<dyn Store>, pki: &ClusterPki, settings: &Settings
 
 /// The endpoints with behaviour of their own.
 fn specials() -> Specials {
-    let mut specials = Specials::default();
-    specials.register("", "pods", "binding", Arc::new(Binding));
-    specials.register("", "bindings", "", Arc::new(Binding));
-    specials.register("", "pods", "eviction", Arc::new(Eviction));
-    specials
+    Specials::default()
 }
