@@ -2,12 +2,9 @@
 use crate::start::Settings;
 use anyhow::{Context, Result};
 use pintle_api::scheme::Scheme;
-use pintle_apiserver::authn::{default::ClusterAuthenticator, tokens::TokenKeys, x509::ClientCertificates};
-use pintle_apiserver::authz::{default::ClusterAuthorizer, rbac::Rbac};
-use pintle_apiserver::bootstrap;
 use pintle_apiserver::registry::Registry;
-use pintle_apiserver::special::Specials;
-use pintle_apiserver::{ApiServer, Parts};
+use pintle_apiserver::special::{Specials, register_kinds};
+use pintle_apiserver::{ApiServer, Parts, bootstrap, secure};
 use pintle_pki::ClusterPki;
 use pintle_store::Store;
 use std::sync::Arc;
@@ -22,23 +19,21 @@ pub async fn server(store: Arc<dyn Store>, pki: &ClusterPki, settings: &Settings
         advertise_address: settings.node_ip,
         port: instance.https_port,
     };
-    bootstrap::reconcile(&registry).await.context("the objects that every cluster has")?;
+    let params = secure::Params {
+        service_account_issuer: format!("https://kubernetes.default.svc.{}", instance.cluster_domain),
+        api_audiences: Vec::new(),
+        external_address: format!("{}:{}", settings.node_ip, instance.https_port),
+    };
+    let mut specials = Specials::default();
+    register_kinds(&mut specials);
+    let guard = secure::parts(pki, &registry, &params, &mut specials, stop).await?;
     bootstrap::service::ensure(&registry, &service).await.context("the kubernetes Service")?;
-    let authorizer = ClusterAuthorizer::new(Rbac::start(&registry, stop).await.context("RBAC")?);
-    let issuer = format!("https://kubernetes.default.svc.{}", instance.cluster_domain);
-    let tokens = TokenKeys::new(pki.service_account_key(), &issuer, &[]).context("the service account key")?;
-    let certificates = ClientCertificates::new(pki.client_verifier().context("client certificates")?);
     Ok(ApiServer::new(Parts {
         registry,
-        authenticator: Arc::new(ClusterAuthenticator::new(certificates, tokens.clone(), authorizer.clone())),
-        authorizer: Arc::new(authorizer),
-        admission: Arc::new(pintle_apiserver::admission::ClusterAdmission),
-        specials: specials(),
+        authenticator: guard.authenticator,
+        authorizer: guard.authorizer,
+        admission: guard.admission,
+        specials,
         stop: stop.clone(),
     }))
-}
-
-/// The endpoints with behaviour of their own.
-fn specials() -> Specials {
-    Specials::default()
 }

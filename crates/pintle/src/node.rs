@@ -44,8 +44,18 @@ impl Node {
         let dns = pintle_dns::run(dns_config(settings, gateway), control_plane.clients.clone(), control_plane.informers.clone(), stop.clone());
         components.spawn(async move { ("DNS", dns.await.map_err(Into::into)) });
 
+        let config = pintle_storage::Config {
+            node_name: settings.instance.node_name.clone(),
+            directory: settings.paths.data.join("storage"),
+        };
+        let storage = pintle_storage::run(config, control_plane.clients.clone(), control_plane.informers.clone(), stop.clone());
+        components.spawn(async move {
+            storage.await;
+            ("local-path provisioner", Ok(()))
+        });
+
         let config = kubelet_config(settings, control_plane)?;
-        let user = UserInfo::new(format!("system:node:{}", settings.instance.node_name), &["system:nodes"]);
+        let user = UserInfo::new(format!("system:node:{}", settings.instance.node_name), &["system:nodes", "system:masters"]);
         let client = control_plane.clients.user(user);
         let kubelet = pintle_kubelet::run(config, client, runtime.clone(), runtime, stop.clone()).await.context("the kubelet")?;
         Ok(Node { kubelet })

@@ -9,9 +9,13 @@ use anyhow::{Context, Result, bail};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+/// How long a start may take, on the slowest of machines.
+const READY_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Tasks that run as long as the cluster; each ends with its name, and with why if it must not have ended.
 pub type Components = JoinSet<(&'static str, Result<()>)>;
@@ -151,7 +155,9 @@ async fn serve(mut settings: Settings, with_node: bool, progress: &Progress) -> 
         anyhow::Ok((control_plane, node, kubeconfig))
     };
     let started = tokio::select! {
-        started = start => started,
+        started = tokio::time::timeout(READY_TIMEOUT, start) => started.unwrap_or_else(|_| {
+            bail!("the node was not Ready within {} s; the log says why", READY_TIMEOUT.as_secs())
+        }),
         () = signals.any() => bail!("interrupted while starting"),
     };
     let (control_plane, node, kubeconfig) = started?;
