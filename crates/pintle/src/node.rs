@@ -107,6 +107,7 @@ fn runtime_config(paths: &Paths, instance: &Instance, network: Arc<dyn pintle_ru
         executable: std::env::current_exe().context("cannot find this program")?,
         network,
         insecure_registries: Vec::new(),
+        image_directory: Some(paths.data.join("images")),
     })
 }
 
