@@ -16,7 +16,7 @@ pub fn regex_error(message: &str, regex: &str, examples: &[&str]) -> String {
         return format!("{message} (regex used for validation is '{regex}')");
     }
     let examples: Vec<String> = examples.iter().map(|e| format!("'{e}', ")).collect();
-    format!("{message} (e.g. {}regex used for validation is '{regex}')", examples.join("or "))
+    format!("{message} (e.g. {}regex used for validation is '{regex}')", examples.join(" or "))
 }
 
 fn lower_alphanumeric(b: u8) -> bool {

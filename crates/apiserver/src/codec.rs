@@ -8,8 +8,9 @@ use http::header::CONTENT_TYPE;
 use http_body_util::BodyExt;
 use pintle_api::decode::{self, DecodeError, Decoded, strict_bad_request};
 use pintle_api::facts;
+use pintle_api::field::{FieldError, Path, go_quote};
 use pintle_api::meta::ObjectExt;
-use pintle_api::scheme::{Resource, api_version, split_api_version};
+use pintle_api::scheme::{GroupKind, Resource, split_api_version};
 use pintle_api::status::ApiError;
 use serde_json::Value;
 
@@ -163,6 +164,10 @@ pub fn retype(
     validation: FieldValidation,
     value: Value,
 ) -> Result<Value, ApiError> {
+    if let Some((.., why)) = other_type(&value, resource) {
+        let error = FieldError::invalid(&Path::root("patch"), value.to_string(), why);
+        return Err(ApiError::invalid(GroupKind { group: "", kind: "" }, "", &[error]));
+    }
     let Some(ty) = facts::lookup(&resource.group, &resource.version, &resource.kind) else { return Ok(value) };
     let decoded = decode::decode_value(value, ty).map_err(|error| ApiError::bad_request(error.0))?;
     validation.judge(cx, resource, &decoded.strict_errors)?;
@@ -185,26 +190,54 @@ fn explain(error: &DecodeError, resource: &Resource, bytes: &[u8]) -> ApiError {
 
 /// Refuses an object of another kind or version; either may be missing.
 fn check_type(object: &Value, resource: &Resource) -> Result<(), ApiError> {
-    let (kind, given) = (object.kind(), object.api_version());
-    let expected = resource.api_version();
     if !object.is_object() {
-        return Err(decode::unrecognized(object.to_string().as_bytes(), &resource.kind, "Object 'Kind' is missing"));
-    }
-    if !kind.is_empty() && kind != resource.kind {
-        let (group, version) = split_api_version(if given.is_empty() { &expected } else { given });
-        let why = if facts::lookup(group, version, kind).is_some() {
-            format!("converting ({group}.{kind}) to ({}.{}): unknown conversion", resource.group, resource.kind)
-        } else {
-            format!("no kind \"{kind}\" is registered for version \"{}\" in scheme", api_version(group, version))
+        let kind = match object {
+            Value::Array(_) => "array",
+            Value::String(_) => "string",
+            Value::Bool(_) => "bool",
+            _ => "number",
         };
-        return Err(DecodeError(why).bad_request(kind, version, &resource.kind));
+        let why = format!(
+            "couldn't get version/kind; json parse error: json: cannot unmarshal {kind} into Go value of type struct {{ \
+             APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}"
+        );
+        return Err(decode::unrecognized(object.to_string().as_bytes(), &resource.kind, &why));
     }
-    if !given.is_empty() && given != expected {
-        return Err(ApiError::bad_request(format!(
-            "the API version in the data ({given}) does not match the expected API version ({expected})"
-        )));
+    match other_type(object, resource) {
+        None => Ok(()),
+        Some((kind, version, why)) => Err(DecodeError(why).bad_request(&kind, &version, &resource.kind)),
     }
-    Ok(())
+}
+
+/// The kind and version of `object`, if they are not those of `resource`, and how Go says that they do not fit.
+fn other_type(object: &Value, resource: &Resource) -> Option<(String, String, String)> {
+    let expected = resource.api_version();
+    let given = match object.api_version() {
+        "" => expected.as_str(),
+        given => given,
+    };
+    let kind = match object.kind() {
+        "" => resource.kind.as_str(),
+        kind => kind,
+    };
+    if given == expected && kind == resource.kind {
+        return None;
+    }
+    let (group, version) = split_api_version(given);
+    let why = if facts::lookup(group, version, kind).is_some() {
+        let package = match resource.group.as_str() {
+            "" => "core",
+            group => group.split('.').next().unwrap_or(group),
+        };
+        format!("converting ({version}.{kind}) to ({package}.{}): unknown conversion", resource.kind)
+    } else {
+        let version = go_quote(given);
+        format!(
+            "no kind {} is registered for version {version} in scheme \"pkg/runtime/scheme.go:111\"",
+            go_quote(kind)
+        )
+    };
+    Some((kind.to_owned(), version.to_owned(), why))
 }
 
 /// Encodes an object as `negotiation` says.

@@ -5,7 +5,7 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use pintle_api::field::{FieldError, Path, go_quote};
 use pintle_api::scheme::{GroupKind, Resource};
-use pintle_api::status::ApiError;
+use pintle_api::status::{ApiError, Reason};
 use pintle_store::Revision;
 use serde::{Deserialize, Serialize};
 
@@ -46,7 +46,7 @@ impl ListOptions {
         let timeout: Option<i64> = number(query, "timeoutSeconds")?;
         let token = query.text("continue");
         let version = query.text("resourceVersion");
-        let revision = parse_revision(version)?;
+        let revision = if watch { parse_exact_revision(version)? } else { parse_revision(version)? };
         let send_initial_events = query.get("sendInitialEvents").map(|_| query.flag("sendInitialEvents"));
         let bookmarks = query.flag("allowWatchBookmarks");
         let wanted = query.text("resourceVersionMatch");
@@ -58,7 +58,7 @@ impl ListOptions {
             _ => None,
         };
         if send_initial_events.is_some() {
-            validate_initial_events(watch, wanted, send_initial_events, bookmarks, &mut errors);
+            validate_initial_events(watch, wanted, &mut errors);
         } else if !wanted.is_empty() {
             if watch {
                 errors.push(FieldError::forbidden(&path, "resourceVersionMatch is forbidden for watch"));
@@ -102,13 +102,7 @@ impl ListOptions {
     }
 }
 
-fn validate_initial_events(
-    watch: bool,
-    wanted: &str,
-    send: Option<bool>,
-    bookmarks: bool,
-    errors: &mut Vec<FieldError>,
-) {
+fn validate_initial_events(watch: bool, wanted: &str, errors: &mut Vec<FieldError>) {
     if !watch {
         errors.push(FieldError::forbidden(&Path::root("sendInitialEvents"), "sendInitialEvents is forbidden for list"));
         return;
@@ -117,10 +111,6 @@ fn validate_initial_events(
         let path = Path::root("resourceVersionMatch");
         let text = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
         errors.push(FieldError::forbidden(&path, text));
-    }
-    if send == Some(true) && !bookmarks {
-        let path = Path::root("allowWatchBookmarks");
-        errors.push(FieldError::forbidden(&path, "sendInitialEvents requires setting allowWatchBookmarks to true"));
     }
 }
 
@@ -147,6 +137,14 @@ pub fn parse_revision(text: &str) -> Result<Option<Revision>, ApiError> {
     })
 }
 
+/// The same for a watch or a single object, where upstream answers as if the server were at fault.
+pub fn parse_exact_revision(text: &str) -> Result<Option<Revision>, ApiError> {
+    parse_revision(text).map_err(|error| {
+        let text = error.message.strip_prefix("invalid resource version: ").unwrap_or(&error.message);
+        ApiError::new(500, Reason::Unknown, text)
+    })
+}
+
 /// Where a page of a list begins, as clients carry it around.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Continue {
@@ -170,7 +168,9 @@ impl Continue {
     }
 
     fn parse(token: &str) -> Result<Self, ApiError> {
-        let invalid = |why: &dyn std::fmt::Display| ApiError::bad_request(format!("continue key is not valid: {why}"));
+        let invalid = |why: &dyn std::fmt::Display| {
+            ApiError::bad_request(format!("invalid continue token: continue key is not valid: {why}"))
+        };
         let bytes = BASE64_URL_SAFE_NO_PAD.decode(token.trim_end_matches('=')).map_err(|error| invalid(&error))?;
         let position: Continue = serde_json::from_slice(&bytes).map_err(|error| invalid(&error))?;
         if position.v != "meta.k8s.io/v1" {

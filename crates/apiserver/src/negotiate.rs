@@ -2,7 +2,7 @@
 use crate::query::Query;
 use http::HeaderMap;
 use http::header::{ACCEPT, ACCEPT_ENCODING, USER_AGENT};
-use pintle_api::status::ApiError;
+use pintle_api::status::{ApiError, Reason};
 
 /// JSON.
 pub const JSON: &str = "application/json";
@@ -79,10 +79,17 @@ pub fn header<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
     headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
+fn not_acceptable() -> ApiError {
+    let text = format!("406: Not Acceptable\n\nAvailable representations: {}", ACCEPTED.join(", "));
+    let mut error = ApiError::new(406, Reason::NotAcceptable, text);
+    error.details_mut();
+    error
+}
+
 fn choose(accept: &str) -> Result<(Encoding, View), ApiError> {
     let mut clauses: Vec<(u32, &str)> = accept.split(',').map(|clause| (quality(clause), clause.trim())).collect();
     clauses.sort_by_key(|(quality, _)| std::cmp::Reverse(*quality));
-    clauses.iter().find_map(|(_, clause)| read_clause(clause)).ok_or_else(|| ApiError::not_acceptable(&ACCEPTED))
+    clauses.iter().find_map(|(_, clause)| read_clause(clause)).ok_or_else(not_acceptable)
 }
 
 /// The `q` of a clause in thousandths.

@@ -2,7 +2,7 @@
 use pintle_api::facts;
 use pintle_api::patch::{json_patch, merge_patch_checked, strategic};
 use pintle_api::scheme::Resource;
-use pintle_api::status::ApiError;
+use pintle_api::status::{ApiError, Reason};
 use serde_json::Value;
 
 const JSON_PATCH: &str = "application/json-patch+json";
@@ -37,11 +37,32 @@ impl Patch {
                 error.message = format!("server-side apply is not supported yet: {}", error.message);
                 return Err(error);
             }
-            _ if typed => return Err(ApiError::unsupported_media_type(&[JSON_PATCH, MERGE_PATCH, STRATEGIC, APPLY])),
-            _ => return Err(ApiError::unsupported_media_type(&[JSON_PATCH, MERGE_PATCH, APPLY])),
+            STRATEGIC => return Err(ApiError::unsupported_media_type(&[JSON_PATCH, MERGE_PATCH, APPLY])),
+            _ => {
+                let mut error = ApiError::new(415, Reason::UnsupportedMediaType, "415: Unsupported Media Type");
+                error.details_mut();
+                return Err(error);
+            }
         };
-        let malformed = |error| ApiError::bad_request(pintle_api::decode::go_json_error(bytes, &error));
-        Ok(Patch { format, content: serde_json::from_slice(bytes).map_err(malformed)? })
+        let malformed = |why: &str| ApiError::bad_request(format!("error decoding patch: {why}"));
+        let syntax = |error| malformed(&pintle_api::decode::go_json_error(bytes, &error));
+        let content: Value = serde_json::from_slice(bytes).map_err(syntax)?;
+        let unfit = match format {
+            Format::Json if !content.is_array() => Some("[]handlers.jsonPatchOp"),
+            Format::Merge if !content.is_object() => Some("map[string]interface {}"),
+            _ => None,
+        };
+        if let Some(wanted) = unfit {
+            let given = match content {
+                Value::Object(_) => "object",
+                Value::Array(_) => "array",
+                Value::String(_) => "string",
+                Value::Bool(_) => "bool",
+                Value::Number(_) | Value::Null => "number",
+            };
+            return Err(malformed(&format!("json: cannot unmarshal {given} into Go value of type {wanted}")));
+        }
+        Ok(Patch { format, content })
     }
 
     /// What the patch makes of `old`.

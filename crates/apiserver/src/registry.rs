@@ -19,6 +19,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 pub use delete::{DeleteOptions, Deleted};
+pub(crate) use metadata::ensure_namespace;
 pub use metadata::{FOREGROUND_DELETION, ORPHAN_DEPENDENTS};
 pub use read::ObjectList;
 pub use update::Change;

@@ -20,7 +20,7 @@ use crate::special::{self, SpecialRequest, SpecialResponse, SpecialRest, Special
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::header::{HeaderName, HeaderValue, USER_AGENT, WWW_AUTHENTICATE};
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use pintle_api::field::go_quote;
 use pintle_api::scheme::GroupResource;
 use pintle_api::status::{ApiError, Reason};
@@ -129,12 +129,12 @@ impl ApiServer {
         };
         let user = match user {
             Ok(user) => user,
-            Err(error) => return refuse(&error, &fallback),
+            Err(error) => return refuse(&error, &fallback, body).await,
         };
         let mut cx = RequestContext::new(user, info);
         header(&parts.headers, USER_AGENT.as_str()).clone_into(&mut cx.user_agent);
         if let Err(error) = self.authorize(&cx).await {
-            return refuse(&error, &fallback);
+            return refuse(&error, &fallback, body).await;
         }
         let negotiation = match negotiation {
             Ok(negotiation) => negotiation,
@@ -191,7 +191,11 @@ impl ApiServer {
     }
 }
 
-fn refuse(error: &ApiError, negotiation: &Negotiation) -> Response<Body> {
+async fn refuse(error: &ApiError, negotiation: &Negotiation, body: RequestBody) -> Response<Body> {
+    // A request that was not read would end its connection.
+    if let Err(error) = crate::codec::read_body(body).await {
+        tracing::debug!(%error, "the body of a refused request");
+    }
     let mut response = respond::error(error, negotiation);
     if error.reason == Reason::Unauthorized {
         let realm = HeaderValue::from_static("Basic realm=\"kubernetes-master\"");
@@ -274,11 +278,10 @@ fn parse_go_duration(text: &str) -> Option<Duration> {
 
 /// 405, for paths that know no such method.
 fn method_not_allowed() -> ApiError {
-    ApiError::new(
-        StatusCode::METHOD_NOT_ALLOWED.as_u16(),
-        Reason::MethodNotAllowed,
-        "the server does not allow this method on the requested resource",
-    )
+    let text = "the server does not allow this method on the requested resource";
+    let mut error = ApiError::new(405, Reason::MethodNotAllowed, text);
+    error.details_mut();
+    error
 }
 
 #[cfg(test)]

@@ -95,12 +95,6 @@ pub trait Strategy: Send + Sync + 'static {
         false
     }
 
-    /// Turns an object as this group version shows it into the stored form, where the two differ.
-    fn convert_to_storage(&self, _object: &mut Value) {}
-
-    /// Turns a stored object into the form that this group version shows, where the two differ.
-    fn convert_from_storage(&self, _object: &mut Value) {}
-
     /// What keeps an object that is being deleted besides the finalizers of its metadata (a namespace's own).
     fn holds_deletion(&self, _object: &Value) -> bool {
         false
@@ -174,6 +168,7 @@ pub fn of_subresource(resource: &Resource, subresource: &str) -> &'static dyn St
 
 mod apps;
 mod batch;
+pub mod conversion;
 mod core;
 pub mod generic;
 mod groups;

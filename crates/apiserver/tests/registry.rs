@@ -168,7 +168,7 @@ async fn a_dry_run_answers_as_if_and_stores_nothing() {
     assert_eq!(server.get(&format!("{MAPS}/a")).await.ok()["data"]["key"], "value");
     let (code, _, message) = server.post(&format!("{MAPS}?dryRun=x"), &map("b")).await.failure();
     assert_eq!(code, 422);
-    assert!(message.contains("dryRun[0]: Unsupported value: \"x\": supported values: \"All\""), "{message}");
+    assert!(message.contains("dryRun: Unsupported value: [\"x\"]: supported values: \"All\""), "{message}");
 }
 
 #[tokio::test]

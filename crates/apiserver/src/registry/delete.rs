@@ -1,9 +1,8 @@
 //! Deleting objects: grace periods, finalizers, preconditions, collections.
 use super::metadata::{FOREGROUND_DELETION, ORPHAN_DEPENDENTS};
-use super::write::{Committed, RETRIES, Write, Written};
+use super::write::{Committed, RETRIES, Write, Written, encode_for_storage};
 use super::{Registry, object_key, store_error};
 use crate::admission::Operation;
-use crate::encode::restamp;
 use crate::strategy::SideWrites;
 use pintle_api::meta::{self, ObjectExt};
 use pintle_api::scheme::Resource;
@@ -109,7 +108,7 @@ impl Registry {
         let op = Op::Delete { key: key.to_vec().into() };
         let Some(revision) = self.transact(key.to_vec(), stored.mod_revision, op, side).await? else { return Ok(None) };
         object.set_meta_str("resourceVersion", revision.to_string());
-        Ok(Some(Written { object, bytes: restamp(&stored.value, revision), created: false }))
+        Ok(Some(Written { object, bytes: encode_for_storage(write.resource, last).stamped(revision), created: false }))
     }
 }
 

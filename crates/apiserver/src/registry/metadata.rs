@@ -22,7 +22,7 @@ pub(super) fn set_type(resource: &Resource, object: &mut Value) {
 }
 
 /// Puts the request's namespace on the object, or refuses another one.
-pub(super) fn ensure_namespace(resource: &Resource, namespace: &str, object: &mut Value) -> Result<(), ApiError> {
+pub(crate) fn ensure_namespace(resource: &Resource, namespace: &str, object: &mut Value) -> Result<(), ApiError> {
     let expected = if resource.namespaced { namespace } else { "" };
     let given = object.namespace();
     if given.is_empty() {

@@ -3,9 +3,9 @@ use super::create::warn_of_duplicate_owners;
 use super::write::{Committed, RETRIES, Write, Written};
 use super::{Registry, metadata, object_key, store_error};
 use crate::admission::Operation;
-use pintle_api::field::{FieldError, Path};
+use pintle_api::field::{FieldError, Path, go_quote};
 use pintle_api::meta::ObjectExt;
-use pintle_api::status::ApiError;
+use pintle_api::status::{ApiError, Reason};
 use pintle_store::KeyValue;
 use serde_json::Value;
 
@@ -95,14 +95,9 @@ impl Registry {
     }
 }
 
-/// A UID or resource version that the client gave must be the stored one.
+/// A resource version that the client gave must be the stored one.
 fn check_resource_version(write: &Write<'_>, name: &str, new: &mut Value, old: &Value) -> Result<(), ApiError> {
     let resource = write.resource.group_resource();
-    if !new.uid().is_empty() && new.uid() != old.uid() {
-        let text =
-            format!("Precondition failed: UID in precondition: {}, UID in object meta: {}", new.uid(), old.uid());
-        return Err(ApiError::conflict(resource, name, text));
-    }
     match new.resource_version() {
         "" | "0" if write.strategy().allow_unconditional_update() => {
             new.set_meta_str("resourceVersion", old.resource_version());
@@ -115,7 +110,11 @@ fn check_resource_version(write: &Write<'_>, name: &str, new: &mut Value, old: &
             Err(ApiError::invalid(write.resource.group_kind(), name, &[error]))
         }
         given if given == old.resource_version() => Ok(()),
-        _ => Err(ApiError::object_modified(resource, name)),
+        given if given.bytes().all(|byte| byte.is_ascii_digit()) => Err(ApiError::object_modified(resource, name)),
+        given => {
+            let text = format!("strconv.ParseUint: parsing {}: invalid syntax", go_quote(given));
+            Err(ApiError::new(500, Reason::Unknown, text))
+        }
     }
 }
 

@@ -3,7 +3,7 @@ use super::{Registry, decode_stored, store_error};
 use crate::admission::{Admission, Attributes, Operation};
 use crate::context::RequestContext;
 use crate::encode::{Encoded, encode};
-use crate::strategy::{self, SideWrites, Strategy};
+use crate::strategy::{self, SideWrites, Strategy, conversion};
 use bytes::Bytes;
 use pintle_api::meta::ObjectExt;
 use pintle_api::scheme::Resource;
@@ -165,7 +165,7 @@ impl Registry {
     pub fn load(&self, resource: &Resource, stored: &[u8]) -> Result<Value, ApiError> {
         let mut object = decode_stored(stored)?;
         if !is_storage_version(resource) {
-            strategy::of(resource).convert_from_storage(&mut object);
+            conversion::from_storage(resource, &mut object);
             super::metadata::set_type(resource, &mut object);
         }
         Ok(object)
@@ -177,12 +177,12 @@ pub fn is_storage_version(resource: &Resource) -> bool {
     resource.group == resource.storage_group && resource.version == resource.storage_version
 }
 
-fn encode_for_storage(resource: &Resource, object: &Value) -> Encoded {
+pub(super) fn encode_for_storage(resource: &Resource, object: &Value) -> Encoded {
     if is_storage_version(resource) {
         return encode(object);
     }
     let mut stored = object.clone();
-    strategy::of(resource).convert_to_storage(&mut stored);
+    conversion::to_storage(resource, &mut stored);
     let version = pintle_api::scheme::api_version(&resource.storage_group, &resource.storage_version);
     stored["apiVersion"] = version.into();
     encode(&stored)

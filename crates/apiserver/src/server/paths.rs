@@ -28,6 +28,7 @@ impl ApiServer {
             ["healthz" | "livez" | "readyz", rest @ ..] if rest.len() <= 1 => {
                 Ok(self.health(cx, segments[0], rest.first()))
             }
+            [""] => respond::value(StatusCode::OK, negotiation, &self.index()),
             ["version"] => respond::value(StatusCode::OK, &Negotiation { pretty: true, ..*negotiation }, &version()),
             ["metrics"] => {
                 Ok(respond::raw(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics().text()))
@@ -71,9 +72,44 @@ impl ApiServer {
             ["apis", group] => discovery::api_group(&scheme, group),
             ["api", version] => discovery::api_resource_list(&scheme, "", version),
             ["apis", group, version] => discovery::api_resource_list(&scheme, group, version),
-            _ => None,
+            _ => return Ok(not_found()),
         };
         respond::value(StatusCode::OK, negotiation, &found.ok_or_else(ApiError::unknown_path)?)
+    }
+
+    /// `/`: the paths that there are.
+    fn index(&self) -> Value {
+        let scheme = self.registry().scheme();
+        let fixed = [
+            "/.well-known/openid-configuration",
+            "/api",
+            "/apis",
+            "/healthz",
+            "/healthz/etcd",
+            "/healthz/ping",
+            "/livez",
+            "/livez/etcd",
+            "/livez/ping",
+            "/metrics",
+            "/openapi/v2",
+            "/openapi/v3",
+            "/openid/v1/jwks",
+            "/readyz",
+            "/readyz/etcd",
+            "/readyz/ping",
+            "/readyz/shutdown",
+            "/version",
+        ];
+        let mut paths: Vec<String> = fixed.into_iter().map(str::to_owned).collect();
+        for gv in scheme.group_versions() {
+            match gv.group.as_str() {
+                "" => paths.push(format!("/api/{}", gv.version)),
+                group => paths.extend([format!("/apis/{group}"), format!("/apis/{group}/{}", gv.version)]),
+            }
+        }
+        paths.sort_unstable();
+        paths.dedup();
+        json!({ "paths": paths })
     }
 
     fn health(&self, cx: &RequestContext, endpoint: &str, only: Option<&&str>) -> Response<Body> {
@@ -83,7 +119,7 @@ impl ApiServer {
         let asked: Vec<(&str, bool)> = checks.into_iter().filter(|(name, _)| applies(name)).collect();
         if let Some(only) = only {
             return match asked.iter().find(|(name, _)| name == only) {
-                None => respond::raw(StatusCode::NOT_FOUND, TEXT, "404 page not found\n"),
+                None => not_found(),
                 Some((_, true)) => respond::raw(StatusCode::OK, TEXT, "ok"),
                 Some((name, false)) => {
                     let text = format!("internal server error: {name} check failed\n");
@@ -116,6 +152,11 @@ impl ApiServer {
 
 fn openapi(negotiation: &Negotiation, document: Vec<u8>) -> Response<Body> {
     respond::negotiated_as(JSON, negotiation, document.into())
+}
+
+/// The answer to a path that nobody serves.
+pub(super) fn not_found() -> Response<Body> {
+    respond::raw(StatusCode::NOT_FOUND, TEXT, "404 page not found\n")
 }
 
 /// `version.Info`: the Kubernetes version that this server is compatible with.

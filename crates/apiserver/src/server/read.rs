@@ -2,7 +2,7 @@
 use super::ApiServer;
 use super::resource::Call;
 use crate::body::Body;
-use crate::list_options::{Continue, ListOptions, Match, parse_revision};
+use crate::list_options::{Continue, ListOptions, Match, parse_exact_revision};
 use crate::registry::{collection_prefix, is_storage_version, object_key, prefix_end, store_error};
 use crate::respond::{self, ListMeta, Shown};
 use bytes::Bytes;
@@ -19,7 +19,8 @@ const SCAN: usize = 1000;
 impl ApiServer {
     pub(super) async fn get(&self, call: &Call) -> Result<Response<Body>, ApiError> {
         let query = &call.cx.info.query;
-        self.wait_for_revision(parse_revision(query.text("resourceVersion"))?).await?;
+        let revision = parse_exact_revision(query.text("resourceVersion"))?;
+        self.wait_for_revision(revision).await?;
         let include = respond::include_object(query)?;
         let stored = self.registry().get_stored(&call.resource, &call.namespace, &call.cx.info.name).await?;
         if is_storage_version(&call.resource) {

@@ -1,6 +1,7 @@
 //! Requests for API resources: which handler answers.
 use super::{ApiServer, method_not_allowed};
 use crate::body::{Body, RequestBody};
+use crate::codec::read_body;
 use crate::context::RequestContext;
 use crate::negotiate::Negotiation;
 use crate::special::SpecialRequest;
@@ -32,7 +33,12 @@ impl ApiServer {
         if let Some(rest) = special.cloned() {
             return self.special(&*rest, SpecialRequest { cx, parts, body }, negotiation).await;
         }
+        // Read before anything is refused, so that the connection stays usable.
+        let body = read_body(body).await?;
         let scheme = self.registry().scheme();
+        if !scheme.group_versions().iter().any(|gv| gv.group == info.api_group) {
+            return Ok(super::paths::not_found());
+        }
         let found = scheme.by_plural(&info.api_group, &info.api_version, &info.resource);
         let resource = found.cloned().ok_or_else(ApiError::unknown_path)?;
         let verb = Verb::ALL.into_iter().find(|verb| verb.as_str() == info.verb).ok_or_else(method_not_allowed)?;
@@ -40,15 +46,15 @@ impl ApiServer {
         let namespace = if resource.namespaced { info.namespace.clone() } else { String::new() };
         let call = Call { negotiation, parts, resource, namespace, cx };
         let mut response = match verb {
-            _ if call.cx.info.subresource == "scale" => self.scale(&call, verb, body).await,
+            _ if call.cx.info.subresource == "scale" => self.scale(&call, verb, &body).await,
             Verb::Get => self.get(&call).await,
             Verb::List => self.list(&call).await,
             Verb::Watch => self.watch(&call).await,
-            Verb::Create => self.create(&call, body).await,
-            Verb::Update => self.update(&call, body).await,
-            Verb::Patch => self.patch(&call, body).await,
-            Verb::Delete => self.delete(&call, body).await,
-            Verb::DeleteCollection => self.delete_collection(&call, body).await,
+            Verb::Create => self.create(&call, &body).await,
+            Verb::Update => self.update(&call, &body).await,
+            Verb::Patch => self.patch(&call, &body).await,
+            Verb::Delete => self.delete(&call, &body).await,
+            Verb::DeleteCollection => self.delete_collection(&call, &body).await,
         }
         .unwrap_or_else(|error| crate::respond::error(&error, &call.negotiation));
         crate::respond::add_warnings(&mut response, &call.cx.take_warnings());
@@ -75,7 +81,8 @@ fn check_route(resource: &Resource, cx: &RequestContext, verb: Verb) -> Result<(
         "" => resource.verbs,
         name => resource.subresource(name).ok_or_else(ApiError::unknown_path)?.verbs,
     };
-    if !verbs.contains(verb) || (collection && verb == Verb::Create && !info.name.is_empty()) {
+    let nameless = info.name.is_empty() && !collection;
+    if nameless || !verbs.contains(verb) || (collection && verb == Verb::Create && !info.name.is_empty()) {
         return Err(method_not_allowed());
     }
     Ok(())

@@ -2,8 +2,8 @@
 use super::ApiServer;
 use super::resource::Call;
 use super::write::{is_dry_run, read_typed, validation_of, write_options};
-use crate::body::{Body, RequestBody};
-use crate::codec::{content_type, read_body, retype};
+use crate::body::Body;
+use crate::codec::{content_type, retype};
 use crate::patch::Patch;
 use crate::respond;
 use http::{Response, StatusCode};
@@ -15,7 +15,7 @@ use pintle_api::status::ApiError;
 use serde_json::{Value, json};
 
 impl ApiServer {
-    pub(super) async fn scale(&self, call: &Call, verb: Verb, body: RequestBody) -> Result<Response<Body>, ApiError> {
+    pub(super) async fn scale(&self, call: &Call, verb: Verb, body: &[u8]) -> Result<Response<Body>, ApiError> {
         let name = &call.cx.info.name;
         let kind = Resource {
             group: "autoscaling".into(),
@@ -26,7 +26,7 @@ impl ApiServer {
         let scaled = match verb {
             Verb::Get => self.registry().get(&call.resource, &call.namespace, name).await?,
             Verb::Update => {
-                let scale = read_typed(call, &kind, body).await?;
+                let scale = read_typed(call, &kind, body)?;
                 if scale.name() != name {
                     let given = scale.name();
                     let text = format!("the name of the object ({given}) does not match the name on the URL ({name})");
@@ -36,7 +36,7 @@ impl ApiServer {
             }
             _ => {
                 let media_type = content_type(&call.parts.headers).to_owned();
-                let patch = Patch::parse(&kind, &media_type, &read_body(body).await?)?;
+                let patch = Patch::parse(&kind, &media_type, body)?;
                 let mut edit = |old: &Value| {
                     let patched = patch.apply(&kind, &scale_of(old))?;
                     retype(&call.cx, &kind, validation_of(call), patched)

@@ -1,18 +1,18 @@
 //! POST, PUT, PATCH and DELETE of objects.
 use super::ApiServer;
 use super::resource::Call;
-use crate::body::{Body, RequestBody};
-use crate::codec::{FieldValidation, content_type, decode, decode_typed, read_body, retype};
+use crate::body::Body;
+use crate::codec::{FieldValidation, content_type, decode, decode_typed, retype};
 use crate::list_options::ListOptions;
 use crate::patch::Patch;
-use crate::registry::{DeleteOptions, Deleted, Write, Written, is_storage_version};
+use crate::registry::{DeleteOptions, Deleted, Write, Written, ensure_namespace, is_storage_version, object_key};
 use crate::respond::{self, Shown};
 use crate::strategy;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use http::{Response, StatusCode};
-use pintle_api::field::{FieldError, Path};
+use pintle_api::field::{FieldError, Path, go_quote};
 use pintle_api::meta::ObjectExt;
 use pintle_api::scheme::{GroupKind, Resource};
 use pintle_api::status::ApiError;
@@ -35,17 +35,17 @@ impl ApiServer {
         }
     }
 
-    pub(super) async fn create(&self, call: &Call, body: RequestBody) -> Result<Response<Body>, ApiError> {
+    pub(super) async fn create(&self, call: &Call, body: &[u8]) -> Result<Response<Body>, ApiError> {
         let options = write_options(call, "CreateOptions")?;
-        let object = read_typed(call, &call.resource, body).await?;
+        let object = read_typed(call, &call.resource, body)?;
         let write = self.write_of(call, is_dry_run(&options), &options);
         let written = self.registry().create(&write, object).await?;
         answer(call, &written)
     }
 
-    pub(super) async fn update(&self, call: &Call, body: RequestBody) -> Result<Response<Body>, ApiError> {
+    pub(super) async fn update(&self, call: &Call, body: &[u8]) -> Result<Response<Body>, ApiError> {
         let options = write_options(call, "UpdateOptions")?;
-        let object = read_typed(call, &call.resource, body).await?;
+        let mut object = read_typed(call, &call.resource, body)?;
         let name = &call.cx.info.name;
         match object.name() {
             "" => {
@@ -59,37 +59,40 @@ impl ApiServer {
             }
             _ => {}
         }
-        let given = object.namespace();
-        if !given.is_empty() && !call.namespace.is_empty() && given != call.namespace {
-            let text = format!(
-                "the namespace of the object ({given}) does not match the namespace on the request ({})",
-                call.namespace
-            );
-            return Err(ApiError::bad_request(text));
-        }
+        ensure_namespace(&call.resource, &call.namespace, &mut object)?;
         let write = self.write_of(call, is_dry_run(&options), &options);
-        let written = self.registry().update(&write, name, false, &mut |_| Ok(object.clone())).await?;
+        let mut replace = |old: Option<&Value>| {
+            check_uid(call, &object, old)?;
+            Ok(object.clone())
+        };
+        let written = self.registry().update(&write, name, false, &mut replace).await?;
         answer(call, &written)
     }
 
-    pub(super) async fn patch(&self, call: &Call, body: RequestBody) -> Result<Response<Body>, ApiError> {
+    pub(super) async fn patch(&self, call: &Call, body: &[u8]) -> Result<Response<Body>, ApiError> {
         let options = write_options(call, "PatchOptions")?;
         let media_type = content_type(&call.parts.headers).to_owned();
-        let patch = Patch::parse(&call.resource, &media_type, &read_body(body).await?)?;
+        let patch = Patch::parse(&call.resource, &media_type, body)?;
         let write = self.write_of(call, is_dry_run(&options), &options);
         let name = &call.cx.info.name;
         let not_found = || ApiError::not_found(call.resource.group_resource(), name);
         let validation = validation_of(call);
         let mut apply = |old: Option<&Value>| {
             let patched = patch.apply(&call.resource, old.ok_or_else(not_found)?)?;
-            retype(&call.cx, &call.resource, validation, patched)
+            let patched = retype(&call.cx, &call.resource, validation, patched)?;
+            if patched.name() != name {
+                let given = patched.name();
+                let text = format!("the name of the object ({given}) does not match the name on the URL ({name})");
+                return Err(ApiError::bad_request(text));
+            }
+            Ok(patched)
         };
         let written = self.registry().update(&write, name, false, &mut apply).await?;
         answer(call, &written)
     }
 
-    pub(super) async fn delete(&self, call: &Call, body: RequestBody) -> Result<Response<Body>, ApiError> {
-        let options = delete_options(call, body).await?;
+    pub(super) async fn delete(&self, call: &Call, body: &[u8]) -> Result<Response<Body>, ApiError> {
+        let options = delete_options(call, body)?;
         let write = self.write_of(call, is_dry_run(&options), &options);
         let name = &call.cx.info.name;
         let parsed = DeleteOptions::of(&options);
@@ -103,8 +106,8 @@ impl ApiServer {
         respond::object(status, &call.negotiation, &call.resource, Shown::Value(&object), IncludeObject::default())
     }
 
-    pub(super) async fn delete_collection(&self, call: &Call, body: RequestBody) -> Result<Response<Body>, ApiError> {
-        let options = delete_options(call, body).await?;
+    pub(super) async fn delete_collection(&self, call: &Call, body: &[u8]) -> Result<Response<Body>, ApiError> {
+        let options = delete_options(call, body)?;
         let list = ListOptions::parse(&call.resource, &call.cx.info.query, false)?;
         let (items, meta) = self.page(call, &list).await?;
         let parsed = DeleteOptions::of(&options);
@@ -138,9 +141,8 @@ impl ApiServer {
     }
 }
 
-pub(super) async fn read_typed(call: &Call, resource: &Resource, body: RequestBody) -> Result<Value, ApiError> {
-    let bytes = read_body(body).await?;
-    decode_typed(&call.cx, resource, validation_of(call), content_type(&call.parts.headers), &bytes)
+pub(super) fn read_typed(call: &Call, resource: &Resource, body: &[u8]) -> Result<Value, ApiError> {
+    decode_typed(&call.cx, resource, validation_of(call), content_type(&call.parts.headers), body)
 }
 
 pub(super) fn validation_of(call: &Call) -> FieldValidation {
@@ -184,10 +186,22 @@ pub(super) fn write_options(call: &Call, kind: &'static str) -> Result<Value, Ap
     Ok(options)
 }
 
+/// A replacement that names a UID is meant for that object only.
+fn check_uid(call: &Call, new: &Value, old: Option<&Value>) -> Result<(), ApiError> {
+    let Some(old) = old.filter(|old| !new.uid().is_empty() && new.uid() != old.uid()) else { return Ok(()) };
+    let key = String::from_utf8_lossy(&object_key(&call.resource, &call.namespace, old.name())).into_owned();
+    let text = format!(
+        "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: \
+         UID in precondition: {}, UID in object meta: {}",
+        new.uid(),
+        old.uid()
+    );
+    Err(ApiError::conflict(call.resource.group_resource(), old.name(), text))
+}
+
 fn check_dry_run(values: &[&str], errors: &mut Vec<FieldError>) {
-    for (at, value) in values.iter().enumerate().filter(|(_, value)| **value != "All") {
-        let path = Path::root("dryRun");
-        errors.push(FieldError::not_supported(&path.index(at), *value, &["All"]));
+    if values.iter().any(|value| *value != "All") {
+        errors.push(FieldError::not_supported(&Path::root("dryRun"), &json!(values), &["All"]));
     }
 }
 
@@ -196,17 +210,19 @@ pub(super) fn is_dry_run(options: &Value) -> bool {
 }
 
 /// The `DeleteOptions` of the body, or of the query if there is no body.
-async fn delete_options(call: &Call, body: RequestBody) -> Result<Value, ApiError> {
-    let bytes = read_body(body).await?;
-    let mut options = if bytes.is_empty() { json!({}) } else { decode(content_type(&call.parts.headers), &bytes)? };
+fn delete_options(call: &Call, bytes: &[u8]) -> Result<Value, ApiError> {
+    let mut options = if bytes.is_empty() { json!({}) } else { decode(content_type(&call.parts.headers), bytes)? };
     if !options.is_object() || !matches!(options.kind(), "" | "DeleteOptions") {
-        return Err(ApiError::bad_request("decoded object cannot be converted to DeleteOptions"));
+        let (kind, version) = (go_quote(options.kind()), go_quote(options.api_version()));
+        let text =
+            format!("no kind {kind} is registered for version {version} in scheme \"pkg/runtime/scheme.go:111\"");
+        return Err(ApiError::bad_request(text));
     }
     let query = &call.cx.info.query;
     if bytes.is_empty() {
         if let Some(seconds) = query.get("gracePeriodSeconds") {
             let wrong = |_| {
-                let quoted = pintle_api::field::go_quote(seconds);
+                let quoted = go_quote(seconds);
                 ApiError::bad_request(format!("strconv.ParseInt: parsing {quoted}: invalid syntax"))
             };
             options["gracePeriodSeconds"] = json!(seconds.parse::<i64>().map_err(wrong)?);
@@ -232,7 +248,7 @@ async fn delete_options(call: &Call, body: RequestBody) -> Result<Value, ApiErro
     if let Some(policy) = policy
         && !matches!(policy, "Foreground" | "Background" | "Orphan")
     {
-        let known = ["Background", "Foreground", "Orphan", "nil"];
+        let known = ["Foreground", "Background", "Orphan", "nil"];
         errors.push(FieldError::not_supported(&Path::root("propagationPolicy"), policy, &known));
     }
     let values: Vec<&str> = options["dryRun"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
