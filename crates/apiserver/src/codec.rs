@@ -1,15 +1,16 @@
 //! From the wire to objects and back. Start at [`decode_typed`], [`read_object`] and [`encode_object`].
 use crate::body::RequestBody;
 use crate::context::RequestContext;
-use crate::negotiate::{ACCEPTED, Encoding, JSON, Negotiation, YAML, header};
+use crate::negotiate::{ACCEPTED, Encoding, JSON, Negotiation, PROTOBUF, YAML, header};
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use http_body_util::BodyExt;
 use pintle_api::decode::{self, DecodeError, Decoded, strict_bad_request};
-use pintle_api::facts;
+use pintle_api::facts::{self, Type};
 use pintle_api::field::{FieldError, Path, go_quote};
 use pintle_api::meta::ObjectExt;
+use pintle_api::protobuf::{self, ProtobufError};
 use pintle_api::scheme::{GroupKind, Resource, split_api_version};
 use pintle_api::status::ApiError;
 use serde_json::Value;
@@ -68,9 +69,35 @@ pub fn decode(content_type: &str, bytes: &[u8]) -> Result<Value, ApiError> {
             let text = std::str::from_utf8(bytes).map_err(|error| undecodable("yaml", &error))?;
             serde_saphyr::from_str(text).map_err(|error| undecodable("yaml", &error))?
         }
+        PROTOBUF if bytes.is_empty() => return Ok(Value::Null),
+        PROTOBUF => return decode_protobuf(bytes, ("", "")),
         _ => return Err(ApiError::unsupported_media_type(&ACCEPTED)),
     };
     drop_nulls(&mut object);
+    Ok(object)
+}
+
+/// The type of an object by its `apiVersion` and `kind`; those of `meta.k8s.io` are part of every group version.
+pub fn type_of(api_version: &str, kind: &str) -> Option<&'static Type> {
+    let (group, version) = split_api_version(api_version);
+    let meta = || facts::by_name(&format!("apimachinery.pkg.apis.meta.v1.{kind}"));
+    match kind {
+        "DeleteOptions" | "PartialObjectMetadata" | "PartialObjectMetadataList" | "Status" => meta(),
+        _ => facts::lookup(group, version, kind),
+    }
+}
+
+/// Reads an envelope; `default` stands for the `apiVersion` and `kind` that it does not name.
+fn decode_protobuf(bytes: &[u8], default: (&str, &str)) -> Result<Value, ApiError> {
+    let wrong = |error: ProtobufError| ApiError::bad_request(error.to_string());
+    let (api_version, kind, message) = protobuf::open(bytes).map_err(wrong)?;
+    let api_version = if api_version.is_empty() { default.0 } else { api_version };
+    let kind = if kind.is_empty() { default.1 } else { kind };
+    let unknown = || ProtobufError::UnknownKind { api_version: api_version.into(), kind: kind.into() };
+    let ty = type_of(api_version, kind).ok_or_else(unknown).map_err(wrong)?;
+    let mut object = protobuf::decode_message(message, ty).map_err(wrong)?;
+    object["apiVersion"] = api_version.into();
+    object["kind"] = kind.into();
     Ok(object)
 }
 
@@ -142,6 +169,10 @@ pub fn decode_typed(
             Some(ty) => decode::decode(bytes, ty),
             None => decode::decode_untyped(bytes),
         },
+        PROTOBUF => {
+            let value = decode_protobuf(bytes, (&resource.api_version(), &resource.kind))?;
+            Ok(Decoded { value, strict_errors: Vec::new() })
+        }
         _ => {
             let value = decode(content_type, bytes)?;
             check_type(&value, resource)?;
@@ -240,15 +271,22 @@ fn other_type(object: &Value, resource: &Resource) -> Option<(String, String, St
     Some((kind.to_owned(), version.to_owned(), why))
 }
 
-/// Encodes an object as `negotiation` says.
-pub fn encode_object(object: &Value, negotiation: &Negotiation) -> Result<Bytes, ApiError> {
-    Ok(match negotiation.encoding {
-        Encoding::Json if negotiation.pretty => serde_json::to_vec_pretty(object).map_err(ApiError::internal)?.into(),
-        Encoding::Json => {
-            let mut bytes = serde_json::to_vec(object).map_err(ApiError::internal)?;
-            bytes.push(b'\n');
-            bytes.into()
-        }
+/// Encodes an object as `negotiation` says and tells the media type; kinds without protobuf form become JSON.
+pub fn encode_object(object: &Value, negotiation: &Negotiation) -> Result<(Bytes, &'static str), ApiError> {
+    let bytes = match negotiation.encoding {
         Encoding::Yaml => serde_saphyr::to_string(object).map_err(ApiError::internal)?.into(),
-    })
+        Encoding::Protobuf => match type_of(object.api_version(), object.kind()) {
+            Some(ty) => protobuf::encode(object, object.api_version(), object.kind(), ty).into(),
+            None => return Ok((json_line(object)?, JSON)),
+        },
+        Encoding::Json if negotiation.pretty => serde_json::to_vec_pretty(object).map_err(ApiError::internal)?.into(),
+        Encoding::Json => json_line(object)?,
+    };
+    Ok((bytes, negotiation.content_type()))
+}
+
+fn json_line(object: &Value) -> Result<Bytes, ApiError> {
+    let mut bytes = serde_json::to_vec(object).map_err(ApiError::internal)?;
+    bytes.push(b'\n');
+    Ok(bytes.into())
 }

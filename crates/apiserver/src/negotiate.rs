@@ -8,8 +8,10 @@ use pintle_api::status::{ApiError, Reason};
 pub const JSON: &str = "application/json";
 /// YAML.
 pub const YAML: &str = "application/yaml";
+/// Kubernetes' protobuf envelope.
+pub use pintle_api::protobuf::MEDIA_TYPE as PROTOBUF;
 /// What the server can decode and encode, as its refusals list it.
-pub const ACCEPTED: [&str; 2] = [JSON, YAML];
+pub const ACCEPTED: [&str; 3] = [JSON, YAML, PROTOBUF];
 
 /// A wire encoding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -19,6 +21,8 @@ pub enum Encoding {
     Json,
     /// YAML.
     Yaml,
+    /// Kubernetes' protobuf envelope.
+    Protobuf,
 }
 
 /// What is shown of an object.
@@ -70,6 +74,7 @@ impl Negotiation {
         match self.encoding {
             Encoding::Json => JSON,
             Encoding::Yaml => YAML,
+            Encoding::Protobuf => PROTOBUF,
         }
     }
 }
@@ -103,6 +108,7 @@ fn read_clause(clause: &str) -> Option<(Encoding, View)> {
     let encoding = match parts.next()? {
         "*/*" | "application/*" | JSON => Encoding::Json,
         YAML => Encoding::Yaml,
+        PROTOBUF => Encoding::Protobuf,
         _ => return None,
     };
     let (mut kind, mut version, mut group) = ("", "", "");
@@ -123,7 +129,8 @@ fn read_clause(clause: &str) -> Option<(Encoding, View)> {
         "APIGroupDiscoveryList" => View::Whole,
         _ => return None,
     };
-    Some((encoding, view))
+    // There is no protobuf form of a Table.
+    (view != View::Table || encoding != Encoding::Protobuf).then_some((encoding, view))
 }
 
 #[cfg(test)]
@@ -143,7 +150,7 @@ mod tests {
         let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,\
                        application/json";
         assert_eq!(of(kubectl), Ok((Encoding::Json, View::Table)));
-        assert_eq!(of("application/vnd.kubernetes.protobuf,application/json"), Ok((Encoding::Json, View::Whole)));
+        assert_eq!(of("application/vnd.kubernetes.protobuf,application/json"), Ok((Encoding::Protobuf, View::Whole)));
         assert_eq!(of("text/html,application/yaml;q=0.9,*/*;q=0.8"), Ok((Encoding::Yaml, View::Whole)));
         assert_eq!(
             of("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"),

@@ -2,7 +2,7 @@
 use crate::body::Body;
 use crate::codec::encode_object;
 use crate::encode::without_type;
-use crate::negotiate::{Encoding, Negotiation, View};
+use crate::negotiate::{Encoding, JSON, Negotiation, PROTOBUF, View};
 use crate::query::Query;
 use crate::registry::Registry;
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use http::header::{
 use http::{Response, StatusCode};
 use pintle_api::field::go_quote;
 use pintle_api::meta::ObjectExt;
+use pintle_api::protobuf::{self, ListEncoder};
 use pintle_api::scheme::Resource;
 use pintle_api::status::ApiError;
 use pintle_api::table::{self, IncludeObject, partial_object_metadata};
@@ -46,8 +47,8 @@ pub fn raw(status: StatusCode, content_type: &'static str, body: impl Into<Body>
 }
 
 /// `body`, compressed if it is large and the client accepts that.
-fn negotiated(status: StatusCode, negotiation: &Negotiation, body: Body) -> Response<Body> {
-    let mut response = negotiated_as(negotiation.content_type(), negotiation, body);
+fn negotiated(status: StatusCode, content_type: &'static str, negotiation: &Negotiation, body: Body) -> Response<Body> {
+    let mut response = negotiated_as(content_type, negotiation, body);
     *response.status_mut() = status;
     response
 }
@@ -72,12 +73,12 @@ pub fn object(
     include: IncludeObject,
 ) -> Result<Response<Body>, ApiError> {
     let plain = negotiation.encoding == Encoding::Json && !negotiation.pretty && negotiation.view == View::Whole;
-    let body = match shown {
-        Shown::Stored(bytes) if plain => bytes.clone(),
+    let (body, content_type) = match shown {
+        Shown::Stored(bytes) if plain => (bytes.clone(), JSON),
         Shown::Stored(bytes) => viewed(&crate::registry::decode_stored(bytes)?, negotiation, resource, include)?,
         Shown::Value(value) => viewed(value, negotiation, resource, include)?,
     };
-    Ok(negotiated(status, negotiation, body.into()))
+    Ok(negotiated(status, content_type, negotiation, body.into()))
 }
 
 fn viewed(
@@ -85,7 +86,7 @@ fn viewed(
     negotiation: &Negotiation,
     resource: &Resource,
     include: IncludeObject,
-) -> Result<Bytes, ApiError> {
+) -> Result<(Bytes, &'static str), ApiError> {
     match negotiation.view {
         View::Whole => encode_object(value, negotiation),
         View::Metadata => encode_object(&partial_object_metadata(value), negotiation),
@@ -98,7 +99,8 @@ fn viewed(
 
 /// Answers with an object that is not one of a resource (a `Status`, a review, a document).
 pub fn value(status: StatusCode, negotiation: &Negotiation, value: &Value) -> Result<Response<Body>, ApiError> {
-    Ok(negotiated(status, negotiation, encode_object(value, negotiation)?.into()))
+    let (bytes, content_type) = encode_object(value, negotiation)?;
+    Ok(negotiated(status, content_type, negotiation, bytes.into()))
 }
 
 /// What a list says besides its items.
@@ -154,7 +156,16 @@ pub fn list(
         head.push_str(&meta.to_value().to_string());
         head.push_str(",\"items\":[");
         let items = stored.iter().map(without_type).collect();
-        return Ok(negotiated(StatusCode::OK, negotiation, Body::joined(head.into_bytes(), "{", items, "]}\n")));
+        return Ok(negotiated_as(JSON, negotiation, Body::joined(head.into_bytes(), "{", items, "]}\n")));
+    }
+    let ty = crate::codec::type_of(&resource.api_version(), &resource.kind);
+    if let (Encoding::Protobuf, View::Whole, Some(ty)) = (negotiation.encoding, negotiation.view, ty) {
+        let mut list = ListEncoder::new(&meta.to_value());
+        for bytes in &stored {
+            list.push(&protobuf::encode_message(&registry.load(resource, bytes)?, ty));
+        }
+        let bytes = list.finish(&resource.api_version(), &resource.list_kind);
+        return Ok(negotiated_as(PROTOBUF, negotiation, bytes.into()));
     }
     let items = stored.iter().map(|bytes| registry.load(resource, bytes)).collect::<Result<Vec<Value>, _>>()?;
     let document = match negotiation.view {
@@ -192,8 +203,8 @@ pub fn error(error: &ApiError, negotiation: &Negotiation) -> Response<Body> {
     let status = StatusCode::from_u16(error.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let plain = Negotiation { view: View::Whole, ..*negotiation };
     let mut response = match encode_object(&error.to_value(), &plain) {
-        Ok(bytes) => raw(status, plain.content_type(), Body::from(bytes)),
-        Err(_) => raw(status, crate::negotiate::JSON, Body::from(error.to_json())),
+        Ok((bytes, content_type)) => raw(status, content_type, Body::from(bytes)),
+        Err(_) => raw(status, JSON, Body::from(error.to_json())),
     };
     if let Some(seconds) =
         error.details.as_ref().map(|details| details.retry_after_seconds).filter(|seconds| *seconds > 0)

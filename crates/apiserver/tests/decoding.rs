@@ -168,3 +168,33 @@ async fn tables_have_the_columns_of_the_kind() {
     let columns = |event: &Value| event["object"]["columnDefinitions"].as_array().map_or(0, Vec::len);
     assert!(columns(&first) > 0 && columns(&second) == 0);
 }
+
+#[tokio::test]
+async fn protobuf_comes_in_and_goes_out() {
+    use pintle_api::{facts, protobuf};
+    let server = Server::start();
+    let object = json!({"metadata": {"name": "a"}, "data": {"k": "v"}});
+    let ty = facts::lookup("", "v1", "ConfigMap").unwrap();
+    let body = protobuf::encode(&object, "v1", "ConfigMap", ty);
+    let headers = [("content-type", protobuf::MEDIA_TYPE), ("accept", protobuf::MEDIA_TYPE)];
+    let created = server.call("POST", MAPS, &headers, body).await;
+    assert_eq!(
+        (created.status.as_u16(), created.headers["content-type"].to_str().unwrap()),
+        (201, protobuf::MEDIA_TYPE)
+    );
+    let stored = server.get(&format!("{MAPS}/a")).await.ok();
+    assert_eq!(stored["data"], json!({"k": "v"}));
+    let got = server.bytes("GET", &format!("{MAPS}/a"), &headers).await;
+    assert_eq!(protobuf::decode(&got, ("", "")).unwrap(), stored);
+    let list = server.bytes("GET", MAPS, &headers).await;
+    assert_eq!(protobuf::open(&list).unwrap().1, "ConfigMapList");
+    let gone = protobuf::encode(
+        &json!({"propagationPolicy": "Background"}),
+        "apps/v1",
+        "DeleteOptions",
+        facts::by_name("apimachinery.pkg.apis.meta.v1.DeleteOptions").unwrap(),
+    );
+    assert_eq!(server.call("DELETE", &format!("{MAPS}/a"), &headers, gone).await.status, 200);
+    let missing = server.bytes("GET", &format!("{MAPS}/a"), &headers).await;
+    assert_eq!(protobuf::decode(&missing, ("", "")).unwrap()["reason"], "NotFound");
+}

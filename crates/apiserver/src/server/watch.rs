@@ -2,9 +2,10 @@
 use super::ApiServer;
 use super::resource::Call;
 use crate::body::{Body, BoxError};
+use crate::codec::encode_object;
 use crate::encode::restamp;
 use crate::list_options::{ListOptions, Match};
-use crate::negotiate::{ACCEPTED, Encoding, JSON, View};
+use crate::negotiate::{Encoding, JSON, Negotiation, View};
 use crate::registry::{Registry, collection_prefix, is_storage_version};
 use crate::respond;
 use crate::selection::Selection;
@@ -14,6 +15,7 @@ use futures::StreamExt;
 use http::{Response, StatusCode};
 use http_body::Frame;
 use http_body_util::StreamBody;
+use pintle_api::protobuf::watch_frame;
 use pintle_api::scheme::Resource;
 use pintle_api::status::ApiError;
 use pintle_api::table::{IncludeObject, partial_object_metadata};
@@ -26,6 +28,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+const STREAM: &str = "application/vnd.kubernetes.protobuf;stream=watch";
 /// The shortest life of a watch whose client does not say; upstream: --min-request-timeout.
 const MIN_LIFE: u64 = 1800;
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
@@ -37,12 +40,14 @@ impl ApiServer {
     pub(super) async fn watch(&self, call: &Call) -> Result<Response<Body>, ApiError> {
         let options = ListOptions::parse(&call.resource, &call.cx.info.query, true)?;
         let include = respond::include_object(&call.cx.info.query)?;
-        if call.negotiation.encoding != Encoding::Json {
-            return Err(ApiError::not_acceptable(&ACCEPTED));
+        let encoding = call.negotiation.encoding;
+        if encoding == Encoding::Yaml {
+            return Err(ApiError::not_acceptable(&[JSON, STREAM]));
         }
+        let content_type = if encoding == Encoding::Protobuf { STREAM } else { JSON };
         let cache = self.registry().cache().clone();
         let ring = cache.ring(call.resource.storage_prefix().as_bytes());
-        let show = Show::new(self.registry().clone(), call.resource.clone(), call.negotiation.view, include);
+        let show = Show::new(self.registry().clone(), call.resource.clone(), &call.negotiation, include);
         let initial = match (options.send_initial_events, options.revision) {
             (Some(send), _) => send,
             (None, revision) => matches!(revision, None | Some(0)),
@@ -56,7 +61,7 @@ impl ApiServer {
                 begin.push(show.frame(EventType::Added, &item.value));
             }
             if options.send_initial_events == Some(true) {
-                begin.push(bookmark(&call.resource, meta.revision, true));
+                begin.push(show.bookmark(meta.revision, true));
             }
             meta.revision
         } else {
@@ -66,7 +71,7 @@ impl ApiServer {
             Ok(position) => position,
             Err(error) => {
                 let error = ApiError::expired(error.to_string());
-                return Ok(respond::raw(StatusCode::OK, JSON, event("ERROR", &error.to_json())));
+                return Ok(respond::raw(StatusCode::OK, content_type, show.error(&error)));
             }
         };
         let life = options.timeout_seconds.filter(|seconds| *seconds > 0);
@@ -90,7 +95,7 @@ impl ApiServer {
             let chunk = watcher.next().await?;
             Some((Ok::<_, BoxError>(Frame::data(chunk)), watcher))
         });
-        Ok(respond::raw(StatusCode::OK, JSON, Body::stream(StreamBody::new(frames.fuse()))))
+        Ok(respond::raw(StatusCode::OK, content_type, Body::stream(StreamBody::new(frames.fuse()))))
     }
 }
 
@@ -98,6 +103,7 @@ impl ApiServer {
 struct Show {
     registry: Registry,
     resource: Arc<Resource>,
+    encoding: Encoding,
     view: View,
     include: IncludeObject,
     /// Whether a Table of this watch has told its columns.
@@ -107,11 +113,12 @@ struct Show {
 }
 
 impl Show {
-    fn new(registry: Registry, resource: Arc<Resource>, view: View, include: IncludeObject) -> Self {
+    fn new(registry: Registry, resource: Arc<Resource>, negotiation: &Negotiation, include: IncludeObject) -> Self {
+        let Negotiation { encoding, view, .. } = *negotiation;
         let mut hasher = DefaultHasher::new();
-        (&resource.group, &resource.version, view).hash(&mut hasher);
+        (&resource.group, &resource.version, view, encoding).hash(&mut hasher);
         let form = hasher.finish();
-        Show { registry, resource, view, include, headers_sent: AtomicBool::new(false), form }
+        Show { registry, resource, encoding, view, include, headers_sent: AtomicBool::new(false), form }
     }
 
     /// The frame of `change` as an event of this type; shared where all watchers see the same.
@@ -128,7 +135,7 @@ impl Show {
     }
 
     fn frame(&self, kind: EventType, stored: &Bytes) -> Bytes {
-        if self.view == View::Whole && is_storage_version(&self.resource) {
+        if self.encoding == Encoding::Json && self.view == View::Whole && is_storage_version(&self.resource) {
             return event(kind.name(), stored);
         }
         let shown = self.registry.load(&self.resource, stored).map(|object| match self.view {
@@ -141,9 +148,33 @@ impl Show {
             }
         });
         match shown {
-            Ok(object) => event(kind.name(), object.to_string().as_bytes()),
-            Err(error) => event("ERROR", &error.to_json()),
+            Ok(object) => self.event(kind.name(), &object),
+            Err(error) => self.error(&error),
         }
+    }
+
+    fn event(&self, kind: &str, object: &Value) -> Bytes {
+        let plain = Negotiation { encoding: self.encoding, ..Negotiation::default() };
+        match (self.encoding, encode_object(object, &plain)) {
+            (Encoding::Protobuf, Ok((bytes, _))) => watch_frame(kind, &bytes).into(),
+            _ => event(kind, object.to_string().as_bytes()),
+        }
+    }
+
+    fn error(&self, error: &ApiError) -> Bytes {
+        self.event("ERROR", &error.to_value())
+    }
+
+    fn bookmark(&self, revision: Revision, initial_events_end: bool) -> Bytes {
+        let resource = &self.resource;
+        let mut object = json!({
+            "kind": resource.kind, "apiVersion": resource.api_version(),
+            "metadata": { "resourceVersion": revision.to_string(), "creationTimestamp": null },
+        });
+        if initial_events_end {
+            object["metadata"]["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
+        }
+        self.event("BOOKMARK", &object)
     }
 }
 
@@ -202,7 +233,7 @@ impl Watcher {
                         *due = Instant::now() + BOOKMARK_INTERVAL;
                         if progress > self.told {
                             self.told = progress;
-                            return Some(bookmark(&self.show.resource, progress, false));
+                            return Some(self.show.bookmark(progress, false));
                         }
                     }
                     if ended {
@@ -259,15 +290,4 @@ fn event(kind: &str, object: &[u8]) -> Bytes {
     frame.put_slice(object);
     frame.put_slice(b"}\n");
     frame.freeze()
-}
-
-fn bookmark(resource: &Resource, revision: Revision, initial_events_end: bool) -> Bytes {
-    let mut object = json!({
-        "kind": resource.kind, "apiVersion": resource.api_version(),
-        "metadata": { "resourceVersion": revision.to_string(), "creationTimestamp": null },
-    });
-    if initial_events_end {
-        object["metadata"]["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
-    }
-    event("BOOKMARK", object.to_string().as_bytes())
 }

@@ -125,6 +125,11 @@ impl Server {
         Answer { status: parts.status, headers: parts.headers, text }
     }
 
+    /// The body of an answer as it is.
+    pub async fn bytes(&self, method: &str, uri: &str, headers: &[(&str, &str)]) -> Bytes {
+        self.send(method, uri, headers, "").await.into_body().collect().await.unwrap().to_bytes()
+    }
+
     pub async fn get(&self, uri: &str) -> Answer {
         self.call("GET", uri, &[], "").await
     }
