@@ -87,6 +87,10 @@ impl Server {
     }
 
     pub fn with_specials(specials: Specials) -> Self {
+        Self::with(specials, Arc::new(Everyone))
+    }
+
+    pub fn with(specials: Specials, admission: Arc<dyn Admission>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store = EmbeddedStore::open(&directory.path().join("store"), &Options::default()).unwrap();
         let stop = CancellationToken::new();
@@ -95,7 +99,7 @@ impl Server {
             registry,
             authenticator: Arc::new(Everyone),
             authorizer: Arc::new(Everyone),
-            admission: Arc::new(Everyone),
+            admission,
             specials,
             stop: stop.clone(),
         });
