@@ -149,6 +149,13 @@ pub struct FieldError {
 #[derive(Clone, Debug)]
 pub struct BadValue(String);
 
+impl BadValue {
+    /// A value that is JSON already, in the order of fields that upstream's Go type has.
+    pub fn json(text: impl Into<String>) -> Self {
+        BadValue(text.into())
+    }
+}
+
 macro_rules! bad_value_display {
     ($($t:ty),*) => {$(
         impl From<$t> for BadValue {

@@ -150,6 +150,9 @@ pub fn of(resource: &Resource) -> &'static dyn Strategy {
         ("", kind) => core::of(kind),
         ("apps", kind) => apps::of(kind),
         ("batch", kind) => batch::of(kind),
+        ("autoscaling", "HorizontalPodAutoscaler") if resource.version == "v1" => {
+            Some(&groups::HORIZONTAL_POD_AUTOSCALER_V1 as &dyn Strategy)
+        }
         (group, kind) => groups::of(group, kind),
     }
     .unwrap_or(&generic::Generic)

@@ -152,8 +152,9 @@ fn normalized(text: &str) -> Value {
     }
     for (pattern, mask) in [
         (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "<time>"),
-        (r#""10\.(9[6-9]|1[01]\d)\.\d+\.\d+""#, r#""<cluster ip>""#),
-        (r#""(nodePort|healthCheckNodePort)":\d+"#, r#""$1":0"#),
+        (r"\b10\.(9[6-9]|1[01]\d)\.\d+\.\d+\b", "<cluster ip>"),
+        (r#""(nodePort|healthCheckNodePort)":\s*\d+"#, r#""$1":0"#),
+        (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "<uuid>"),
         (r"kube-api-access-[a-z0-9]{5}", "kube-api-access-"),
         (r#""uid":"[0-9a-f-]{36}""#, r#""uid":"<uid>""#),
     ] {
@@ -195,7 +196,8 @@ async fn answers_equal_upstreams() {
     let Some(oracle) = Oracle::from_environment() else { return };
     let selected = std::env::var("PINTLE_ORACLE_CASES").unwrap_or_default();
     let mut both = Both::start(oracle).await;
-    let cases: Vec<Value> = serde_json::from_str(CASES).unwrap();
+    let text = CASES.replace("{ns}", &both.namespace);
+    let cases: Vec<Value> = serde_json::from_str(&text).unwrap();
     for case in cases.iter().filter(|case| case["path"].as_str().unwrap().contains(&selected)) {
         both.case(case).await;
     }

@@ -1,7 +1,9 @@
 //! Defaults of the core group, but for volumes (see `storage`).
 use super::pod_spec::{pod_spec, template};
 use crate::value::{Fill, Object, Read};
+use pintle_api::quantity::Quantity;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 /// Fills in a Pod: its spec, requests that follow from limits, host ports on the host network.
 pub(crate) fn pod(object: &mut Object) {
@@ -22,8 +24,36 @@ pub(crate) fn pod(object: &mut Object) {
         spec.set("terminationGracePeriodSeconds", 1);
     }
     pod_spec(spec);
+    pod_level_requests(spec);
     if let Some(status) = object.child("status") {
         plural_of(status, "podIP", "podIPs", |ip| json!({"ip": ip}), |item| item.text("ip"));
+    }
+}
+
+/// What a pod asks for as a whole follows from its containers' requests, then from its own limits.
+// upstream: defaultPodRequests
+fn pod_level_requests(spec: &mut Object) {
+    if spec.field("resources").is_zero("limits") {
+        return;
+    }
+    let mut sums: BTreeMap<String, Quantity> = BTreeMap::new();
+    for container in spec.items("containers") {
+        for (name, amount) in container.field("resources").entries("requests") {
+            if let Ok(amount) = Quantity::from_value(amount) {
+                sums.entry(name.to_owned()).and_modify(|sum| *sum += amount).or_insert(amount);
+            }
+        }
+    }
+    let Some(resources) = spec.child("resources") else { return };
+    let limits: Vec<(String, Value)> = resources.entries("limits").map(|(k, v)| (k.to_owned(), v.clone())).collect();
+    let requests = resources.child_or_new("requests");
+    for (name, sum) in sums.into_iter().filter(|(name, _)| matches!(name.as_str(), "cpu" | "memory")) {
+        requests.fill(&name, sum.to_string());
+    }
+    for (name, limit) in limits {
+        if matches!(name.as_str(), "cpu" | "memory") || name.starts_with("hugepages-") {
+            requests.fill(&name, limit);
+        }
     }
 }
 

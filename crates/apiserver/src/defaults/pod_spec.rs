@@ -62,6 +62,8 @@ fn container(container: &mut Object) {
         }
     }
     if let Some(lifecycle) = container.child("lifecycle") {
+        // The feature ContainerStopSignals is off.
+        lifecycle.remove("stopSignal");
         for hook in ["postStart", "preStop"] {
             if let Some(handler) = lifecycle.child(hook) {
                 http_get(handler);

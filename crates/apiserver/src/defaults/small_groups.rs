@@ -45,10 +45,26 @@ pub(crate) fn priority_class(object: &mut Object) {
     object.fill("preemptionPolicy", "PreemptLowerPriority");
 }
 
-/// Fills in a HorizontalPodAutoscaler.
-pub(crate) fn horizontal_pod_autoscaler(object: &mut Object) {
+/// Fills in a HorizontalPodAutoscaler of `autoscaling/v1`.
+pub(crate) fn horizontal_pod_autoscaler_v1(object: &mut Object) {
+    object.child_or_new("spec").fill("minReplicas", 1);
+}
+
+/// Fills in a HorizontalPodAutoscaler of `autoscaling/v2`: 80% of the CPU is aimed at unless something else is said.
+pub(crate) fn horizontal_pod_autoscaler_v2(object: &mut Object) {
     let spec = object.child_or_new("spec");
     spec.fill("minReplicas", 1);
+    let target = json!({"type": "Utilization", "averageUtilization": 80});
+    spec.fill_zero("metrics", json!([{"type": "Resource", "resource": {"name": "cpu", "target": target}}]));
+    let Some(behavior) = spec.child("behavior") else { return };
+    let percent = json!({"type": "Percent", "value": 100, "periodSeconds": 15});
+    let up = behavior.child_or_new("scaleUp");
+    up.fill("stabilizationWindowSeconds", 0);
+    up.fill("selectPolicy", "Max");
+    up.fill("policies", json!([{"type": "Pods", "value": 4, "periodSeconds": 15}, percent.clone()]));
+    let down = behavior.child_or_new("scaleDown");
+    down.fill("selectPolicy", "Max");
+    down.fill("policies", json!([percent]));
 }
 
 /// Fills in a FlowSchema.

@@ -2,7 +2,7 @@
 use super::{Strategy, rules::Rules};
 use crate::defaults::batch as defaults;
 use crate::validation::batch as validation;
-use crate::value::{Fill, Object, Read};
+use crate::value::{Fill, Object, Read, is_zero};
 use pintle_api::names;
 use serde_json::Value;
 
@@ -40,13 +40,21 @@ fn own_selector(job: &mut Object) {
     }
     let metadata = job.field("metadata");
     let (name, uid) = (metadata.text("name").to_owned(), metadata.text("uid").to_owned());
+    let (own, template) =
+        (metadata.field("labels"), job.field("spec").field("template").field("metadata").field("labels"));
+    let share = is_zero(own) || own == template;
     let spec = job.child_or_new("spec");
     let labels = spec.child_or_new("template").child_or_new("metadata").child_or_new("labels");
     for prefix in ["", "batch.kubernetes.io/"] {
         labels.fill(&format!("{prefix}job-name"), name.clone());
         labels.fill(&format!("{prefix}controller-uid"), uid.clone());
     }
+    let all = Value::Object(labels.clone());
     spec.child_or_new("selector").child_or_new("matchLabels").fill("batch.kubernetes.io/controller-uid", uid);
+    if share {
+        // The defaults made these the same map.
+        job.child_or_new("metadata").set("labels", all);
+    }
 }
 
 fn name_warning(job: &Value) -> Vec<String> {

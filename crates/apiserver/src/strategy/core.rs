@@ -10,7 +10,7 @@ use super::{
     rules::{Generation, Rules, Status},
 };
 use crate::defaults;
-use crate::validation::apps;
+use crate::validation::{apps, core as validation, pod as pods};
 use crate::value::{Fill, Object, Read};
 use serde_json::{Value, json};
 
@@ -49,6 +49,8 @@ static REPLICATION_CONTROLLER: Rules = Rules {
 
 /// PodTemplates.
 static POD_TEMPLATE: Rules = Rules {
+    validate: pods::pod_template,
+    validate_update: |new, _| pods::pod_template(new),
     default: Some(defaults::core::pod_template),
     generation: Generation::FieldsAndLabels(&["template"]),
     returns_deleted: true,
@@ -56,26 +58,58 @@ static POD_TEMPLATE: Rules = Rules {
 };
 
 /// Nodes; the kubelet creates them with their status.
-static NODE: Rules = Rules { default: Some(defaults::core::node), status: Status::KeptByUpdates, ..Rules::PLAIN };
+static NODE: Rules = Rules {
+    validate: validation::node,
+    validate_update: validation::node_update,
+    validate_status_update: validation::node_update,
+    default: Some(defaults::core::node),
+    status: Status::KeptByUpdates,
+    ..Rules::PLAIN
+};
 
 /// Events.
-static EVENT: Rules = Rules { create_on_update: true, garbage_collection: false, ..Rules::PLAIN };
+static EVENT: Rules =
+    Rules { validate: validation::event, create_on_update: true, garbage_collection: false, ..Rules::PLAIN };
 
 /// Endpoints.
-static ENDPOINTS: Rules = Rules { default: Some(defaults::core::endpoints), create_on_update: true, ..Rules::PLAIN };
+static ENDPOINTS: Rules = Rules {
+    validate: validation::endpoints,
+    validate_update: |new, _| validation::endpoints(new),
+    default: Some(defaults::core::endpoints),
+    create_on_update: true,
+    ..Rules::PLAIN
+};
 
 /// LimitRanges.
-static LIMIT_RANGE: Rules =
-    Rules { default: Some(defaults::core::limit_range), create_on_update: true, ..Rules::PLAIN };
+static LIMIT_RANGE: Rules = Rules {
+    validate: validation::limit_range,
+    validate_update: |new, _| validation::limit_range(new),
+    default: Some(defaults::core::limit_range),
+    create_on_update: true,
+    ..Rules::PLAIN
+};
 
 /// ResourceQuotas.
-static RESOURCE_QUOTA: Rules = Rules { status: Status::Own(|_| {}), returns_deleted: true, ..Rules::PLAIN };
+static RESOURCE_QUOTA: Rules = Rules {
+    validate: validation::resource_quota,
+    validate_update: validation::resource_quota_update,
+    validate_status_update: validation::resource_quota_status,
+    status: Status::Own(|_| {}),
+    returns_deleted: true,
+    ..Rules::PLAIN
+};
 
 /// Secrets.
-static SECRET: Rules = Rules { default: Some(defaults::core::secret), ..Rules::PLAIN };
+static SECRET: Rules = Rules {
+    validate: validation::secret,
+    validate_update: validation::secret_update,
+    default: Some(defaults::core::secret),
+    ..Rules::PLAIN
+};
 
 /// ConfigMaps.
-static CONFIG_MAP: Rules = Rules::PLAIN;
+static CONFIG_MAP: Rules =
+    Rules { validate: validation::config_map, validate_update: validation::config_map_update, ..Rules::PLAIN };
 
 /// ServiceAccounts.
 static SERVICE_ACCOUNT: Rules =

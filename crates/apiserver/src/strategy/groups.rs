@@ -5,6 +5,7 @@ use super::{
     rules::{Generation, Rules, Status},
 };
 use crate::defaults::{admissionregistration, small_groups as defaults, storage};
+use crate::validation::{groups as rules, networking, rbac, storage as volumes};
 use crate::value::{Fill, Object};
 use pintle_api::names;
 use serde_json::{Value, json};
@@ -19,8 +20,10 @@ pub(super) fn of(group: &str, kind: &str) -> Option<&'static dyn Strategy> {
         ("networking.k8s.io", "IPAddress") => &PLAIN,
         ("discovery.k8s.io", "EndpointSlice") => &ENDPOINT_SLICE,
         ("policy", "PodDisruptionBudget") => &POD_DISRUPTION_BUDGET,
-        ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => &ROLE,
-        ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => &ROLE_BINDING,
+        ("rbac.authorization.k8s.io", "Role") => &ROLE,
+        ("rbac.authorization.k8s.io", "ClusterRole") => &CLUSTER_ROLE,
+        ("rbac.authorization.k8s.io", "RoleBinding") => &ROLE_BINDING,
+        ("rbac.authorization.k8s.io", "ClusterRoleBinding") => &CLUSTER_ROLE_BINDING,
         ("storage.k8s.io", "StorageClass") => &STORAGE_CLASS,
         ("storage.k8s.io", "CSIDriver") => &CSI_DRIVER,
         ("storage.k8s.io", "CSINode") => &CSI_NODE,
@@ -47,22 +50,41 @@ pub(super) fn of(group: &str, kind: &str) -> Option<&'static dyn Strategy> {
 
 static PLAIN: Rules = Rules::PLAIN;
 
-static INGRESS: Rules =
-    Rules { status: Status::Own(|status| status.set("loadBalancer", json!({}))), ..Rules::WITH_STATUS };
+static INGRESS: Rules = Rules {
+    validate: networking::ingress,
+    validate_update: networking::ingress_update,
+    validate_status_update: networking::ingress_status,
+    status: Status::Own(|status| status.set("loadBalancer", json!({}))),
+    ..Rules::WITH_STATUS
+};
 
-static INGRESS_CLASS: Rules =
-    Rules { default: Some(defaults::ingress_class), generation: Generation::Spec, ..Rules::PLAIN };
+static INGRESS_CLASS: Rules = Rules {
+    validate: networking::ingress_class,
+    validate_update: networking::ingress_class_update,
+    default: Some(defaults::ingress_class),
+    generation: Generation::Spec,
+    ..Rules::PLAIN
+};
 
-static NETWORK_POLICY: Rules =
-    Rules { default: Some(defaults::network_policy), generation: Generation::Spec, ..Rules::PLAIN };
+static NETWORK_POLICY: Rules = Rules {
+    validate: networking::network_policy,
+    validate_update: |new, _| networking::network_policy(new),
+    default: Some(defaults::network_policy),
+    generation: Generation::Spec,
+    ..Rules::PLAIN
+};
 
 static SERVICE_CIDR: Rules = Rules {
+    validate: networking::service_cidr,
+    validate_update: networking::service_cidr_update,
     status: Status::Own(|_| {}),
     status_update: |new, old| generic::keep_metadata(new, old, generic::STATUS_METADATA),
     ..Rules::PLAIN
 };
 
 static ENDPOINT_SLICE: Rules = Rules {
+    validate: networking::endpoint_slice,
+    validate_update: networking::endpoint_slice_update,
     default: Some(defaults::endpoint_slice),
     generation: Generation::FieldsAndLabels(&["endpoints", "ports", "addressType"]),
     create: no_deprecated_topology,
@@ -77,6 +99,9 @@ fn no_deprecated_topology(slice: &mut Object) {
 }
 
 static POD_DISRUPTION_BUDGET: Rules = Rules {
+    validate: rules::pod_disruption_budget,
+    validate_update: rules::pod_disruption_budget_update,
+    validate_status_update: rules::pod_disruption_budget_status,
     status: Status::Own(|status| {
         for count in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
             status.set(count, 0);
@@ -86,13 +111,39 @@ static POD_DISRUPTION_BUDGET: Rules = Rules {
     ..Rules::WITH_STATUS
 };
 
-static ROLE: Rules = Rules { name: names::path_segment, create_on_update: true, ..Rules::PLAIN };
+static ROLE: Rules = Rules {
+    standard_finalizers: false,
+    validate: rbac::role,
+    validate_update: |new, _| rbac::role(new),
+    name: names::path_segment,
+    create_on_update: true,
+    ..Rules::PLAIN
+};
 
-static ROLE_BINDING: Rules = Rules { default: Some(defaults::role_binding), ..ROLE };
+static ROLE_BINDING: Rules = Rules {
+    validate: rbac::role_binding,
+    validate_update: rbac::role_binding_update,
+    default: Some(defaults::role_binding),
+    ..ROLE
+};
 
-static STORAGE_CLASS: Rules = Rules { default: Some(storage::storage_class), returns_deleted: true, ..Rules::PLAIN };
+static CLUSTER_ROLE: Rules =
+    Rules { validate: rbac::cluster_role, validate_update: |new, _| rbac::cluster_role(new), ..ROLE };
+
+static CLUSTER_ROLE_BINDING: Rules =
+    Rules { validate: rbac::cluster_role_binding, validate_update: rbac::cluster_role_binding_update, ..ROLE_BINDING };
+
+static STORAGE_CLASS: Rules = Rules {
+    validate: volumes::storage_class,
+    validate_update: volumes::storage_class_update,
+    default: Some(storage::storage_class),
+    returns_deleted: true,
+    ..Rules::PLAIN
+};
 
 static CSI_DRIVER: Rules = Rules {
+    validate: volumes::csi_driver,
+    validate_update: volumes::csi_driver_update,
     default: Some(storage::csi_driver),
     generation: Generation::Spec,
     create: |driver| _ = driver.child("metadata").and_then(|m| m.remove("generation")),
@@ -101,11 +152,19 @@ static CSI_DRIVER: Rules = Rules {
     ..Rules::PLAIN
 };
 
-static CSI_NODE: Rules = Rules { unconditional_update: false, returns_deleted: true, ..Rules::PLAIN };
+static CSI_NODE: Rules = Rules {
+    validate: volumes::csi_node,
+    validate_update: |new, _| volumes::csi_node(new),
+    unconditional_update: false,
+    returns_deleted: true,
+    ..Rules::PLAIN
+};
 
 static CSI_STORAGE_CAPACITY: Rules = Rules { unconditional_update: false, ..Rules::PLAIN };
 
 static VOLUME_ATTACHMENT: Rules = Rules {
+    validate: volumes::volume_attachment,
+    validate_update: volumes::volume_attachment_update,
     status: Status::Own(|status| status.set("attached", false)),
     status_update: |new, old| generic::keep_metadata(new, old, generic::STATUS_METADATA),
     unconditional_update: false,
@@ -115,15 +174,45 @@ static VOLUME_ATTACHMENT: Rules = Rules {
 
 static VOLUME_ATTRIBUTES_CLASS: Rules = Rules { returns_deleted: true, ..Rules::PLAIN };
 
-static LEASE: Rules = Rules { create_on_update: true, unconditional_update: false, ..Rules::PLAIN };
+static LEASE: Rules = Rules {
+    create: no_coordination,
+    update: |new, _| no_coordination(new),
+    standard_finalizers: false,
+    validate: rules::lease,
+    validate_update: |new, _| rules::lease(new),
+    create_on_update: true,
+    unconditional_update: false,
+    ..Rules::PLAIN
+};
 
-static PRIORITY_CLASS: Rules =
-    Rules { default: Some(defaults::priority_class), generation: Generation::Constant, ..Rules::PLAIN };
+/// Coordinated leader election is off.
+fn no_coordination(lease: &mut Object) {
+    if let Some(spec) = lease.child("spec") {
+        spec.remove("strategy");
+        spec.remove("preferredHolder");
+    }
+}
 
-static RUNTIME_CLASS: Rules = Rules { create_on_update: true, unconditional_update: false, ..Rules::PLAIN };
+static PRIORITY_CLASS: Rules = Rules {
+    validate: rules::priority_class,
+    validate_update: rules::priority_class_update,
+    default: Some(defaults::priority_class),
+    generation: Generation::Constant,
+    ..Rules::PLAIN
+};
+
+static RUNTIME_CLASS: Rules = Rules {
+    validate: rules::runtime_class,
+    validate_update: rules::runtime_class_update,
+    create_on_update: true,
+    unconditional_update: false,
+    ..Rules::PLAIN
+};
 
 static HORIZONTAL_POD_AUTOSCALER: Rules = Rules {
-    default: Some(defaults::horizontal_pod_autoscaler),
+    validate: rules::horizontal_pod_autoscaler,
+    validate_update: |new, _| rules::horizontal_pod_autoscaler(new),
+    default: Some(defaults::horizontal_pod_autoscaler_v2),
     status: Status::Own(|status| {
         status.set("desiredReplicas", 0);
         status.set("currentMetrics", Value::Null);
@@ -131,11 +220,16 @@ static HORIZONTAL_POD_AUTOSCALER: Rules = Rules {
     ..Rules::PLAIN
 };
 
+/// The same in `autoscaling/v1`.
+pub(super) static HORIZONTAL_POD_AUTOSCALER_V1: Rules =
+    Rules { default: Some(defaults::horizontal_pod_autoscaler_v1), ..HORIZONTAL_POD_AUTOSCALER };
+
 static FLOW_SCHEMA: Rules = Rules { default: Some(defaults::flow_schema), ..Rules::WITH_STATUS };
 
 static PRIORITY_LEVEL: Rules = Rules { default: Some(defaults::priority_level_configuration), ..Rules::WITH_STATUS };
 
 static VALIDATING_WEBHOOKS: Rules = Rules {
+    standard_finalizers: false,
     default: Some(admissionregistration::validating_webhooks),
     generation: Generation::Fields(&["webhooks"]),
     unconditional_update: false,
@@ -146,6 +240,7 @@ static MUTATING_WEBHOOKS: Rules =
     Rules { default: Some(admissionregistration::mutating_webhooks), ..VALIDATING_WEBHOOKS };
 
 static VALIDATING_POLICY: Rules = Rules {
+    standard_finalizers: false,
     default: Some(admissionregistration::policy),
     status_update: |new, old| generic::keep_metadata(new, old, generic::STATUS_METADATA),
     unconditional_update: false,
@@ -155,6 +250,7 @@ static VALIDATING_POLICY: Rules = Rules {
 static MUTATING_POLICY: Rules = Rules { status: Status::AsSent, ..VALIDATING_POLICY };
 
 static POLICY_BINDING: Rules = Rules {
+    standard_finalizers: false,
     default: Some(admissionregistration::policy_binding),
     generation: Generation::Spec,
     unconditional_update: false,

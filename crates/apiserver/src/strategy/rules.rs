@@ -3,6 +3,7 @@ use super::{SideWrites, Strategy, generic};
 use crate::context::RequestContext;
 use crate::defaults::Defaults;
 use crate::registry::Registry;
+use crate::validation::{self, field::Field};
 use crate::value::{Fill, Object, Read, object_of, same};
 use async_trait::async_trait;
 use pintle_api::{field::FieldError, names, status::ApiError};
@@ -53,6 +54,8 @@ pub struct Rules {
     pub status_update: fn(&mut Object, &Value),
     /// See [`Strategy::validate_name`].
     pub name: fn(&str) -> Vec<String>,
+    /// Whether finalizers without a domain must be Kubernetes' own.
+    pub standard_finalizers: bool,
     /// Judges a new object.
     pub validate: fn(&Value) -> Vec<FieldError>,
     /// Judges a change.
@@ -106,6 +109,7 @@ impl Rules {
         update: |_, _| {},
         status_update: |_, _| {},
         name: names::dns1123_subdomain,
+        standard_finalizers: true,
         validate: |_| Vec::new(),
         validate_update: |_, _| Vec::new(),
         validate_status_update: |_, _| Vec::new(),
@@ -123,6 +127,16 @@ impl Rules {
 
     /// A spec with a generation and a status that only its subresource writes.
     pub const WITH_STATUS: Rules = Rules { generation: Generation::Spec, status: Status::Own(|_| {}), ..Rules::PLAIN };
+
+    fn finalizer_names(&self, object: &Value) -> Vec<FieldError> {
+        let (mut errors, metadata) = (Vec::new(), Field::root(object, "metadata"));
+        if self.standard_finalizers {
+            for name in metadata.child("finalizers").items().filter(|f| !f.text().contains('/')) {
+                validation::core::finalizer(name.text(), &name.path, &mut errors);
+            }
+        }
+        errors
+    }
 
     fn rises(&self, new: &Object, old: &Value) -> bool {
         let changed = |field: &str| !same(new.field(field), old.field(field));
@@ -175,11 +189,15 @@ impl Strategy for Rules {
     }
 
     fn validate_create(&self, object: &Value) -> Vec<FieldError> {
-        (self.validate)(object)
+        let mut errors = self.finalizer_names(object);
+        errors.extend((self.validate)(object));
+        errors
     }
 
     fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
-        (self.validate_update)(new, old)
+        let mut errors = self.finalizer_names(new);
+        errors.extend((self.validate_update)(new, old));
+        errors
     }
 
     fn validate_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {

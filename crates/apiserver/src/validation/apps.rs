@@ -1,9 +1,14 @@
 //! Workloads: Deployments, ReplicaSets, StatefulSets, DaemonSets, ReplicationControllers, ControllerRevisions.
-use super::common::{is_empty_selector, label_selector};
+use super::common::{go_struct, is_empty_selector, label_selector, selector_json};
 use super::field::{Errors, Field};
 use super::{claim, pod};
 use crate::value::{Read, same};
-use pintle_api::{field::FieldError, int_or_string::IntOrString, names, selector::LabelSelector};
+use pintle_api::{
+    field::{BadValue, FieldError},
+    int_or_string::IntOrString,
+    names,
+    selector::LabelSelector,
+};
 use serde_json::{Value, json};
 
 /// A new Deployment.
@@ -188,9 +193,9 @@ fn stateful_set_spec(object: &Value) -> Errors {
     let (selector, template) = (spec.child("selector"), spec.child("template"));
     selector_rules(&selector, "statefulset", &mut errors);
     if LabelSelector::from_value(selector.value).is_err() {
-        errors.push(selector.invalid(""));
+        errors.push(FieldError::invalid(&selector.path, selector_json(selector.value), ""));
     } else {
-        if !is_empty_selector(selector.value) && !selects(&selector, &template) {
+        if !selects(&selector, &template) {
             mismatch(&template, &mut errors);
         }
         let judged = without_identity(template.value, spec.value);
@@ -286,7 +291,8 @@ fn selector_rules(selector: &Field<'_>, kind: &str, errors: &mut Errors) {
     if selector.is_set() {
         label_selector(selector, errors);
         if is_empty_selector(selector.value) {
-            errors.push(selector.invalid(format!("empty selector is invalid for {kind}")));
+            let text = format!("empty selector is invalid for {kind}");
+            errors.push(FieldError::invalid(&selector.path, selector_json(selector.value), text));
         }
     } else {
         errors.push(selector.missing(""));
@@ -297,10 +303,10 @@ fn selector_and_template(spec: &Field<'_>, kind: &str, template_of: &str, errors
     let (selector, template) = (spec.child("selector"), spec.child("template"));
     selector_rules(&selector, kind, errors);
     if LabelSelector::from_value(selector.value).is_err() {
-        errors.push(selector.invalid("invalid label selector"));
+        errors.push(FieldError::invalid(&selector.path, selector_json(selector.value), "invalid label selector"));
         return;
     }
-    if !is_empty_selector(selector.value) && !selects(&selector, &template) {
+    if !selects(&selector, &template) {
         mismatch(&template, errors);
     }
     pod::template(&template, errors);
@@ -310,7 +316,8 @@ fn selector_and_template(spec: &Field<'_>, kind: &str, template_of: &str, errors
 /// Whether `selector` selects the pods of `template`; selectors in disorder are judged elsewhere.
 pub(super) fn selects(selector: &Field<'_>, template: &Field<'_>) -> bool {
     let labels = template.value.field("metadata").field("labels").as_object();
-    LabelSelector::from_value(selector.value).map_or(true, |s| s.matches(labels))
+    // No selector selects nothing, an empty one everything.
+    selector.is_set() && LabelSelector::from_value(selector.value).map_or(true, |s| s.matches(labels))
 }
 
 /// The labels of `template` do not match.
@@ -380,8 +387,8 @@ fn amount(value: &Field<'_>) -> i64 {
 }
 
 /// As upstream prints a strategy: by the names of its Go fields.
-fn strategy_as_go(strategy: &Field<'_>) -> Value {
-    json!({"Type": strategy.value.text("type"), "RollingUpdate": strategy.value.field("rollingUpdate")})
+fn strategy_as_go(strategy: &Field<'_>) -> BadValue {
+    go_struct(strategy.value, &[("Type", "type"), ("RollingUpdate", "rollingUpdate")], true)
 }
 
 fn deployment_strategy(strategy: &Field<'_>, errors: &mut Errors) {
@@ -402,7 +409,7 @@ fn deployment_strategy(strategy: &Field<'_>, errors: &mut Errors) {
         }
         _ => {
             let known = ["Recreate", "RollingUpdate"];
-            errors.push(FieldError::not_supported(&strategy.path, &strategy_as_go(strategy), &known));
+            errors.push(FieldError::not_supported(&strategy.path, strategy_as_go(strategy), &known));
         }
     }
 }
@@ -425,7 +432,7 @@ fn daemon_set_strategy(strategy: &Field<'_>, errors: &mut Errors) {
         }
         _ => {
             let known = ["RollingUpdate", "OnDelete"];
-            errors.push(FieldError::not_supported(&strategy.path, &strategy_as_go(strategy), &known));
+            errors.push(FieldError::not_supported(&strategy.path, strategy_as_go(strategy), &known));
         }
     }
 }
@@ -451,7 +458,7 @@ fn stateful_set_strategy(strategy: &Field<'_>, errors: &mut Errors) {
         }
         _ => {
             let text = "must be 'RollingUpdate' or 'OnDelete'";
-            errors.push(FieldError::invalid(&strategy.path, &strategy_as_go(strategy), text));
+            errors.push(FieldError::invalid(&strategy.path, strategy_as_go(strategy), text));
         }
     }
 }
@@ -510,7 +517,11 @@ mod tests {
         crate::defaults::apps::deployment(object.as_object_mut().unwrap());
         assert_eq!(
             texts(&deployment(&object)),
-            ["spec.selector: Required value", "spec.template.spec.containers: Required value"]
+            [
+                "spec.selector: Required value",
+                "spec.template.metadata.labels: Invalid value: null: `selector` does not match template `labels`",
+                "spec.template.spec.containers: Required value",
+            ]
         );
     }
 

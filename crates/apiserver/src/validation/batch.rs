@@ -1,10 +1,14 @@
 //! Jobs and CronJobs.
 use super::apps::{mismatch, selects};
-use super::common::label_selector;
+use super::common::{domain_prefixed_path, label_selector};
 use super::field::{Errors, Field};
 use super::pod;
 use crate::value::{Read, same};
-use pintle_api::{field::FieldError, names, selector::LabelSelector};
+use pintle_api::{
+    field::{BadValue, FieldError},
+    names,
+    selector::LabelSelector,
+};
 use serde_json::{Value, json};
 
 const CONTROLLER_UID: &str = "batch.kubernetes.io/controller-uid";
@@ -90,6 +94,9 @@ fn job_spec(spec: &Field<'_>, errors: &mut Errors) {
         errors.push(per_index.missing("when maxFailedIndexes is specified"));
     }
     let managed_by = spec.child("managedBy");
+    if managed_by.is_set() {
+        domain_prefixed_path(&managed_by, errors);
+    }
     if managed_by.text().len() > 63 {
         errors.push(FieldError::too_long(&managed_by.path, 63));
     }
@@ -180,6 +187,11 @@ fn failure_policy(spec: &Field<'_>, rules: &Field<'_>, errors: &mut Errors) {
             _ => action.one_of(&["Count", "FailIndex", "FailJob", "Ignore"], errors),
         }
         let (codes, conditions) = (rule.child("onExitCodes"), rule.child("onPodConditions"));
+        let one = match (codes.is_set(), !conditions.is_zero()) {
+            (true, true) => Some("specifying both OnExitCodes and OnPodConditions is not supported"),
+            (false, false) => Some("specifying one of OnExitCodes and OnPodConditions is required"),
+            _ => None,
+        };
         if codes.is_set() {
             exit_codes(&codes, &known_containers, errors);
         }
@@ -195,6 +207,9 @@ fn failure_policy(spec: &Field<'_>, rules: &Field<'_>, errors: &mut Errors) {
             } else {
                 status.one_of(&["False", "True", "Unknown"], errors);
             }
+        }
+        if let Some(text) = one {
+            errors.push(FieldError::invalid(&rule.path, BadValue::json(""), text));
         }
     }
 }
@@ -399,7 +414,8 @@ pub(crate) fn job_status(new: &Value, _old: &Value) -> Errors {
     if is_true("Complete") {
         if is_true("Failed") {
             let at = status.child("conditions");
-            errors.push(FieldError::invalid(&at.path, at.value, "cannot set Complete=True and Failed=true conditions"));
+            let text = "cannot set Complete=True and Failed=true conditions";
+            errors.push(FieldError::invalid(&at.path, BadValue::json(""), text));
         }
         if !completion.is_set() {
             errors.push(completion.missing("completionTime is required for Complete jobs"));

@@ -1,7 +1,7 @@
 //! PersistentVolumeClaims, also as templates in other objects.
 use super::common::{label_selector, quantity};
 use super::field::{Errors, Field};
-use crate::value::{Read, same};
+use crate::value::{Object, Read, same};
 use pintle_api::{field::FieldError, names};
 use serde_json::Value;
 
@@ -18,16 +18,12 @@ pub(super) fn spec(spec: &Field<'_>, errors: &mut Errors) {
     label_selector(&spec.child("selector"), errors);
     access_modes(&modes, errors);
     let storage = spec.child("resources");
-    let requests = storage.child("requests");
-    let amount = requests.child("storage");
-    if amount.is_set() {
-        let at = Field { path: requests.path.key("storage"), value: amount.value };
-        if quantity(at.value).sign() <= 0 {
-            errors.push(at.invalid("must be greater than zero"));
-        }
-    } else {
-        let at = requests.path.key("storage");
-        errors.push(FieldError::required(&at, ""));
+    let amount = storage.value.field("requests").field("storage");
+    let at = Field { path: storage.path.key("storage"), value: amount };
+    if amount.is_null() {
+        errors.push(at.missing(""));
+    } else if quantity(amount).sign() <= 0 {
+        errors.push(at.invalid("must be greater than zero"));
     }
     let class = spec.child("storageClassName");
     if !class.text().is_empty() {
@@ -88,55 +84,71 @@ pub(crate) fn create(claim: &Value) -> Errors {
     errors
 }
 
-/// A changed claim: once it is bound only its size, its attributes class and its labels may change.
+/// A changed claim: once it is bound, only its size and its attributes class may change.
 // upstream: ValidatePersistentVolumeClaimUpdate
 pub(crate) fn update(new: &Value, old: &Value) -> Errors {
     let mut errors = create(new);
-    let at = Field::root(new, "spec");
-    let (spec, before) = (new.field("spec"), old.field("spec"));
-    let bound = !before.is_zero("volumeName");
-    let mut masked = spec.clone();
-    if let (Some(masked), Some(before_object)) = (masked.as_object_mut(), before.as_object()) {
-        if before.is_zero("volumeName") {
-            masked.remove("volumeName");
-            copy(masked, before_object, "volumeName");
+    let (at, before) = (Field::root(new, "spec"), old.field("spec"));
+    let bound = new.field("status").text("phase") == "Bound";
+    let (mut now, mut then) = (at.value.clone(), before.clone());
+    if let (Some(now), Some(then)) = (now.as_object_mut(), then.as_object_mut()) {
+        if then.is_zero("volumeName") {
+            copy(then, now, "volumeName");
         }
-        if before.is_zero("storageClassName") || !bound {
-            // A class may be given later, as long as none was.
-            if !before.has("storageClassName") {
-                masked.remove("storageClassName");
+        if !then.has("storageClassName") && now.has("storageClassName") {
+            // A claim without a class may be given one later: the default class.
+            now.remove("storageClassName");
+        }
+        if bound {
+            copy(now, then, "volumeAttributesClassName");
+            let old_requests = then.get("resources").and_then(|r| r.get("requests")).cloned();
+            if let (Some(resources), Some(requests)) =
+                (now.get_mut("resources").and_then(Value::as_object_mut), old_requests)
+            {
+                resources.insert("requests".into(), requests);
             }
         }
-        copy(masked, before_object, "volumeAttributesClassName");
-        if let (Some(resources), Some(old_resources)) = (
-            masked.get_mut("resources").and_then(Value::as_object_mut),
-            before_object.get("resources").and_then(Value::as_object),
-        ) && bound
-        {
-            copy(resources, old_resources, "requests");
-        }
     }
-    if !same(&masked, before) {
-        errors.push(at.forbidden(
-            "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims",
-        ));
+    if !same(&now, &then) {
+        let changes = crate::diff::diff(&then, &now);
+        errors.push(at.forbidden(format!(
+            "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n\
+             {changes}"
+        )));
     }
     let size = |spec: &Value| quantity(spec.field("resources").field("requests").field("storage"));
     let capacity = quantity(old.field("status").field("capacity").field("storage"));
-    if bound && size(spec) < size(before) && size(spec) <= capacity {
+    if size(at.value) < size(before) && size(at.value) <= capacity {
         let resources = at.child("resources");
         let requests = resources.child("requests");
-        errors
-            .push(FieldError::forbidden(&requests.path.child("storage"), "field can not be less than status.capacity"));
+        errors.push(requests.child("storage").forbidden("field can not be less than status.capacity"));
     }
-    let mode = at.child("volumeMode");
-    mode.immutable(before.field("volumeMode"), &mut errors);
+    if at.value.field("volumeMode") != before.field("volumeMode") {
+        let path = pintle_api::field::Path::root("volumeMode");
+        errors.push(FieldError::invalid(&path, at.value.field("volumeMode"), "field is immutable"));
+    }
     errors
 }
 
-fn copy(to: &mut serde_json::Map<String, Value>, from: &serde_json::Map<String, Value>, key: &str) {
+/// A changed status of a claim.
+pub(crate) fn update_status(new: &Value, _old: &Value) -> Errors {
+    let (mut errors, status) = (Errors::new(), Field::root(new, "status"));
+    for (_, amount) in status.child("capacity").entries() {
+        if quantity(amount.value).sign() < 0 {
+            let given = quantity(amount.value);
+            errors.push(FieldError::invalid(
+                &amount.path,
+                pintle_api::field::BadValue::json(given.to_string()),
+                "must be a valid resource quantity",
+            ));
+        }
+    }
+    errors
+}
+
+fn copy(to: &mut Object, from: &Object, key: &str) {
     match from.get(key) {
-        Some(value) => to.insert(key.to_owned(), value.clone()),
-        None => to.remove(key),
-    };
+        Some(value) => _ = to.insert(key.to_owned(), value.clone()),
+        None => _ = to.remove(key),
+    }
 }

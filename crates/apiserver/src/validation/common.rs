@@ -1,7 +1,12 @@
 //! Rules that many kinds share: names in fields, labels and selectors, IP addresses, paths, quantities.
 use super::field::{Errors, Field};
 use crate::value::Read;
-use pintle_api::{field::FieldError, names, quantity::Quantity};
+use ipnet::IpNet;
+use pintle_api::{
+    field::{BadValue, FieldError},
+    names,
+    quantity::Quantity,
+};
 use serde_json::Value;
 use std::net::IpAddr;
 
@@ -41,6 +46,22 @@ pub(crate) fn label_selector(selector: &Field<'_>, errors: &mut Errors) {
     }
 }
 
+/// A label selector as upstream prints it.
+pub(crate) fn selector_json(selector: &Value) -> BadValue {
+    go_struct(selector, &[("matchLabels", "matchLabels"), ("matchExpressions", "matchExpressions")], false)
+}
+
+/// `value` as upstream prints a struct whose Go fields have these names (first) and JSON names (second); missing ones as
+/// null if `all`.
+pub(crate) fn go_struct(value: &Value, fields: &[(&str, &str)], all: bool) -> BadValue {
+    if value.is_null() {
+        return BadValue::json("null");
+    }
+    let shown = fields.iter().filter(|(_, json)| all || value.has(json));
+    let fields: Vec<String> = shown.map(|(go, json)| format!("\"{go}\":{}", value.field(json))).collect();
+    BadValue::json(format!("{{{}}}", fields.join(",")))
+}
+
 /// Whether a selector (of a workload) selects nothing in particular.
 pub(crate) fn is_empty_selector(selector: &Value) -> bool {
     selector.is_zero("matchLabels") && selector.is_zero("matchExpressions")
@@ -60,6 +81,66 @@ pub(crate) fn ip(address: &Field<'_>, errors: &mut Errors) {
                 "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
             },
         ));
+    }
+}
+
+/// What is wrong with a range of addresses.
+pub(crate) fn cidr(range: &Field<'_>, errors: &mut Errors) -> Option<IpNet> {
+    let parsed = range.text().trim().parse::<IpNet>().ok();
+    match parsed {
+        None => errors.push(FieldError::invalid(
+            &range.path,
+            range.text(),
+            "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
+        )),
+        Some(net) if net.trunc() != net => errors.push(FieldError::invalid(
+            &range.path,
+            range.text(),
+            "must not have bits set beyond the prefix length",
+        )),
+        Some(_) => {}
+    }
+    parsed
+}
+
+/// An address that traffic can be sent to.
+// upstream: ValidateEndpointIP
+pub(crate) fn endpoint_ip(address: &Field<'_>, errors: &mut Errors) {
+    let Ok(ip) = address.text().parse::<IpAddr>() else {
+        errors.push(FieldError::invalid(&address.path, address.text(), "must be a valid IP address"));
+        return;
+    };
+    let (link_local, multicast) = match ip {
+        IpAddr::V4(ip) => (ip.is_link_local(), ip.octets()[..3] == [224, 0, 0]),
+        IpAddr::V6(ip) => (ip.segments()[0] & 0xffc0 == 0xfe80, ip.segments()[0] & 0xff0f == 0xff02),
+    };
+    let unspecified = format!("may not be unspecified ({ip})");
+    for (wrong, text) in [
+        (ip.is_unspecified(), unspecified.as_str()),
+        (ip.is_loopback(), "may not be in the loopback range (127.0.0.0/8, ::1/128)"),
+        (link_local, "may not be in the link-local range (169.254.0.0/16, fe80::/10)"),
+        (multicast, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"),
+    ] {
+        if wrong {
+            errors.push(FieldError::invalid(&address.path, address.text(), text));
+        }
+    }
+}
+
+/// A name such as `acme.io/foo`.
+pub(crate) fn domain_prefixed_path(name: &Field<'_>, errors: &mut Errors) {
+    let text = name.text();
+    let Some((host, path)) = text.split_once('/').filter(|(host, path)| !host.is_empty() && !path.is_empty()) else {
+        let text = "must be a domain-prefixed path (such as \"acme.io/foo\")";
+        errors.push(name.invalid(text));
+        return;
+    };
+    for wrong in names::dns1123_subdomain(host) {
+        errors.push(FieldError::invalid(&name.path, host, wrong));
+    }
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-._~!$&'()*+,;=:/@%".contains(c);
+    if !path.chars().all(allowed) {
+        errors.push(FieldError::invalid(&name.path, path, "Invalid path"));
     }
 }
 

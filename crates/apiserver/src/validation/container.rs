@@ -526,24 +526,6 @@ fn lifecycle(lifecycle: &Field<'_>, pod: Pod<'_>, errors: &mut Errors) {
             handler(&hook, &["exec", "httpGet", "tcpSocket", "sleep"], pod, errors);
         }
     }
-    let signal = lifecycle.child("stopSignal");
-    if signal.is_set() {
-        match pod.spec.field("os").text("name") {
-            "" => errors.push(signal.forbidden("may not be set for containers with empty `spec.os.name`")),
-            "windows" => signal.one_of(&["SIGKILL", "SIGTERM"], errors),
-            _ => signal.one_of(&stop_signals(), errors),
-        }
-    }
-}
-
-fn stop_signals() -> Vec<&'static str> {
-    const SIGNALS: &str = "SIGABRT SIGALRM SIGBUS SIGCHLD SIGCLD SIGCONT SIGFPE SIGHUP SIGILL SIGINT SIGIO SIGIOT SIGKILL \
-        SIGPIPE SIGPOLL SIGPROF SIGPWR SIGQUIT SIGRTMAX SIGRTMAX-1 SIGRTMAX-10 SIGRTMAX-11 SIGRTMAX-12 SIGRTMAX-13 \
-        SIGRTMAX-14 SIGRTMAX-2 SIGRTMAX-3 SIGRTMAX-4 SIGRTMAX-5 SIGRTMAX-6 SIGRTMAX-7 SIGRTMAX-8 SIGRTMAX-9 SIGRTMIN \
-        SIGRTMIN+1 SIGRTMIN+10 SIGRTMIN+11 SIGRTMIN+12 SIGRTMIN+13 SIGRTMIN+14 SIGRTMIN+15 SIGRTMIN+2 SIGRTMIN+3 \
-        SIGRTMIN+4 SIGRTMIN+5 SIGRTMIN+6 SIGRTMIN+7 SIGRTMIN+8 SIGRTMIN+9 SIGSEGV SIGSTKFLT SIGSTOP SIGSYS SIGTERM \
-        SIGTRAP SIGTSTP SIGTTIN SIGTTOU SIGURG SIGUSR1 SIGUSR2 SIGVTALRM SIGWINCH SIGXCPU SIGXFSZ";
-    SIGNALS.split_whitespace().collect()
 }
 
 fn handler(at: &Field<'_>, kinds: &[&str], pod: Pod<'_>, errors: &mut Errors) {

@@ -61,8 +61,15 @@ pub(super) fn template(template: &Field<'_>, errors: &mut Errors) {
     }
 }
 
+/// A new or changed PodTemplate.
+pub(crate) fn pod_template(object: &Value) -> Errors {
+    let mut errors = Errors::new();
+    template(&Field::root(object, "template"), &mut errors);
+    errors
+}
+
 /// The keys of annotations, and their size together.
-pub(super) fn annotations(map: &Field<'_>, errors: &mut Errors) {
+fn annotations(map: &Field<'_>, errors: &mut Errors) {
     let mut size = 0;
     for (key, value) in map.value.as_object().into_iter().flatten() {
         let wrong = names::qualified_name(&key.to_lowercase()).into_iter();

@@ -39,7 +39,7 @@ const INTEGER: [&str; 9] = [
 ];
 
 /// Huge pages of some size.
-pub(crate) fn is_huge_pages(name: &str) -> bool {
+pub(super) fn is_huge_pages(name: &str) -> bool {
     name.starts_with("hugepages-")
 }
 
@@ -53,7 +53,7 @@ pub(crate) fn is_extended(name: &str) -> bool {
     !is_native(name) && !name.starts_with("requests.") && names::qualified_name(&format!("requests.{name}")).is_empty()
 }
 
-fn may_be_overcommitted(name: &str) -> bool {
+pub(super) fn may_be_overcommitted(name: &str) -> bool {
     is_native(name) && !is_huge_pages(name)
 }
 

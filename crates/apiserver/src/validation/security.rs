@@ -1,8 +1,9 @@
 //! Security contexts of pods and containers.
-use super::common::{descending_path, id};
+use super::common::{descending_path, go_struct, id};
 use super::field::{Errors, Field};
 use crate::value::Read;
-use pintle_api::field::FieldError;
+use pintle_api::field::{BadValue, FieldError};
+use serde_json::Value;
 
 /// The security context of a container.
 pub(super) fn container_security(context: &Field<'_>, host_users: bool, errors: &mut Errors) {
@@ -21,14 +22,38 @@ pub(super) fn container_security(context: &Field<'_>, host_users: bool, errors: 
     seccomp(&context.child("seccompProfile"), errors);
     if context.value.field("allowPrivilegeEscalation").as_bool() == Some(false) {
         if context.value.flag("privileged") {
-            errors.push(context.invalid("cannot set `allowPrivilegeEscalation` to false and `privileged` to true"));
+            let text = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
+            errors.push(FieldError::invalid(&context.path, as_go(context.value), text));
         }
         if context.value.field("capabilities").texts("add").any(|c| c == "CAP_SYS_ADMIN") {
             let text = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
-            errors.push(context.invalid(text));
+            errors.push(FieldError::invalid(&context.path, as_go(context.value), text));
         }
     }
     app_armor(&context.child("appArmorProfile"), errors);
+}
+
+fn as_go(context: &Value) -> BadValue {
+    const FIELDS: [(&str, &str); 12] = [
+        ("Capabilities", "capabilities"),
+        ("Privileged", "privileged"),
+        ("SELinuxOptions", "seLinuxOptions"),
+        ("WindowsOptions", "windowsOptions"),
+        ("RunAsUser", "runAsUser"),
+        ("RunAsGroup", "runAsGroup"),
+        ("RunAsNonRoot", "runAsNonRoot"),
+        ("ReadOnlyRootFilesystem", "readOnlyRootFilesystem"),
+        ("AllowPrivilegeEscalation", "allowPrivilegeEscalation"),
+        ("ProcMount", "procMount"),
+        ("SeccompProfile", "seccompProfile"),
+        ("AppArmorProfile", "appArmorProfile"),
+    ];
+    let mut context = context.clone();
+    if let Some(capabilities) = context.get_mut("capabilities") {
+        let lists = serde_json::json!({"Add": capabilities.field("add"), "Drop": capabilities.field("drop")});
+        *capabilities = lists;
+    }
+    go_struct(&context, &FIELDS, true)
 }
 
 /// The security context of a pod; `spec` is the pod's.
@@ -51,11 +76,11 @@ pub(super) fn pod_security(context: &Field<'_>, spec: &Field<'_>, errors: &mut E
     seccomp(&context.child("seccompProfile"), errors);
     app_armor(&context.child("appArmorProfile"), errors);
     for (field, known) in
-        [("supplementalGroupsPolicy", ["Merge", "Strict"]), ("seLinuxChangePolicy", ["MountOption", "Recursive"])]
+        [("supplementalGroupsPolicy", &["Merge", "Strict"][..]), ("seLinuxChangePolicy", &["Recursive"])]
     {
         let policy = context.child(field);
         if policy.is_set() {
-            policy.one_of(&known, errors);
+            policy.one_of(known, errors);
         }
     }
 }
@@ -109,7 +134,8 @@ fn seccomp(profile: &Field<'_>, errors: &mut Errors) {
     if kind.text() != "Localhost" {
         if file.is_set() {
             let text = "can only be set when seccomp type is Localhost";
-            errors.push(FieldError::invalid(&file.path, profile.value, text));
+            let shown = go_struct(profile.value, &[("Type", "type"), ("LocalhostProfile", "localhostProfile")], true);
+            errors.push(FieldError::invalid(&file.path, shown, text));
         }
     } else if file.is_set() {
         descending_path(&file, errors);

@@ -1,6 +1,7 @@
 //! Namespaces: their phase, and the finalizer that is not in their metadata.
 use crate::defaults;
 use crate::strategy::rules::{Rules, Status};
+use crate::validation;
 use crate::value::{Fill, Object, Read};
 use pintle_api::names;
 use serde_json::json;
@@ -10,6 +11,8 @@ pub(crate) static NAMESPACE: Rules = Rules {
     default: Some(defaults::core::namespace),
     status: Status::Own(|status| status.set("phase", "Active")),
     create: add_finalizer,
+    validate: validation::core::namespace,
+    validate_status_update: validation::core::namespace_status,
     update: |new, old| {
         let finalizers = old.field("spec").field("finalizers").clone();
         new.child_or_new("spec").set("finalizers", finalizers);

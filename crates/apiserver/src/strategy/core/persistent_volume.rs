@@ -1,6 +1,7 @@
 //! PersistentVolumes: the time of their last change of phase.
 use crate::defaults;
 use crate::strategy::rules::{Rules, Status};
+use crate::validation;
 use crate::value::{Fill, Object, Read};
 use pintle_api::meta::now;
 use serde_json::Value;
@@ -13,6 +14,8 @@ pub(crate) static PERSISTENT_VOLUME: Rules = Rules {
         status.set("lastPhaseTransitionTime", now());
     }),
     status_update: transition,
+    validate: validation::storage::persistent_volume,
+    validate_update: validation::storage::persistent_volume_update,
     returns_deleted: true,
     ..Rules::PLAIN
 };

@@ -13,6 +13,7 @@ pub(crate) static PERSISTENT_VOLUME_CLAIM: Rules = Rules {
     update: |new, old| data_sources(new.child_or_new("spec"), old.field("spec")),
     validate: validation::claim::create,
     validate_update: validation::claim::update,
+    validate_status_update: validation::claim::update_status,
     returns_deleted: true,
     ..Rules::PLAIN
 };
@@ -37,9 +38,7 @@ fn data_sources(spec: &mut Object, old: &Value) {
     };
     let mut copy = Map::new();
     for key in ["apiGroup", "kind", "name"] {
-        if spec.field(from).has(key) {
-            copy.set(key, spec.field(from).field(key).clone());
-        }
+        copy.set(key, spec.field(from).field(key).clone());
     }
     spec.set(to, copy);
 }
@@ -53,7 +52,7 @@ mod tests {
     fn both_data_sources_show_the_same_and_unknown_ones_are_dropped() {
         let mut spec = json!({"dataSource": {"kind": "PersistentVolumeClaim", "name": "a"}});
         data_sources(spec.as_object_mut().unwrap(), &Value::Null);
-        assert_eq!(spec["dataSourceRef"], json!({"kind": "PersistentVolumeClaim", "name": "a"}));
+        assert_eq!(spec["dataSourceRef"], json!({"apiGroup": null, "kind": "PersistentVolumeClaim", "name": "a"}));
         let mut spec = json!({"dataSource": {"kind": "Pod", "name": "a"}});
         data_sources(spec.as_object_mut().unwrap(), &Value::Null);
         assert_eq!(spec, json!({}));

@@ -5,6 +5,7 @@ mod families;
 
 use crate::defaults;
 use crate::strategy::rules::{Rules, Status};
+use crate::validation;
 use crate::value::{Fill, Object, Read};
 use pintle_api::names;
 use serde_json::{Value, json};
@@ -19,6 +20,9 @@ pub(crate) static SERVICE: Rules = Rules {
         keep_allocations(new, old);
         drop_what_the_type_does_not_have(new, old);
     },
+    validate: validation::service::create,
+    validate_update: validation::service::update,
+    validate_status_update: validation::service::update_status,
     hooks: Some(&allocate::Allocation),
     create_on_update: true,
     returns_deleted: true,
@@ -56,7 +60,7 @@ fn drop_what_the_type_does_not_have(new: &mut Object, old: &Value) {
         if kept("clusterIP") && kept("clusterIPs") {
             gone.extend(["clusterIP", "clusterIPs"]);
         }
-        gone.extend(["ipFamilies", "ipFamilyPolicy"].into_iter().filter(|f| kept(f)));
+        gone.extend(["ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"].into_iter().filter(|f| kept(f)));
     }
     if lost(needs_health_check_node_port) && kept("healthCheckNodePort") {
         gone.push("healthCheckNodePort");
