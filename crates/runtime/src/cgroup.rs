@@ -148,6 +148,20 @@ impl Cgroups {
         }
     }
 
+    /// The directories of `group` in the v1 hierarchies, with the names under which people look for each.
+    pub fn named_paths(&self, group: &str) -> Vec<(Vec<String>, PathBuf)> {
+        let name = |controller: &String| controller.trim_start_matches("name=").to_owned();
+        let group = group.trim_start_matches('/');
+        let names = |hierarchy: &Hierarchy| {
+            let mut names: Vec<String> = hierarchy.controllers.iter().map(name).collect();
+            if names.len() > 1 {
+                names.insert(0, names.join(","));
+            }
+            names
+        };
+        self.v1.iter().map(|hierarchy| (names(hierarchy), hierarchy.mount.join(group))).collect()
+    }
+
     /// Makes `group` in every hierarchy; cpusets start with their parents' CPUs.
     pub fn create(&self, group: &str) -> Result<(), Error> {
         for path in self.paths(group) {

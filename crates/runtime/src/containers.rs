@@ -16,7 +16,7 @@ use crate::records::{ContainerPhase, ContainerRecord, Stored};
 use crate::runtime::{Container, Inner, Sandbox};
 use crate::sandboxes::{hostname, internal, new_id};
 use crate::shim::log::now_nanoseconds;
-use crate::shim::protocol::{ImageMount, Overlay, Reply, Request, StartContainer};
+use crate::shim::protocol::{BINDS, ImageMount, Overlay, Reply, Request, StartContainer};
 use crate::spec::{Input, generate};
 
 /// Longer files are not read as `/etc/passwd` or `/etc/group`.
@@ -191,6 +191,8 @@ impl Inner {
         .map_err(|error| Status::internal(format!("failed to generate container \"{}\" spec: {error}", record.id)))?;
         let text = serde_json::to_vec(&generated.spec).map_err(|error| failed(&error))?;
         std::fs::write(bundle.join("config.json"), text).map_err(|error| failed(&error))?;
+        let text = serde_json::to_vec(&generated.binds).map_err(|error| failed(&error))?;
+        std::fs::write(bundle.join(BINDS), text).map_err(|error| failed(&error))?;
         record.uid = generated.user.uid;
         record.gid = generated.user.gid;
         record.groups = generated.user.groups;

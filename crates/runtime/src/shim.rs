@@ -17,6 +17,7 @@ pub(crate) mod log;
 mod sandbox;
 mod server;
 mod start;
+mod told;
 
 pub(crate) use containers::set_nonblocking;
 use protocol::{CONFIG, Reply, SOCKET, SandboxConfig};

@@ -10,6 +10,7 @@ use crate::cri::{
     SupplementalGroupsPolicy,
 };
 use crate::image::store::ProcessConfig;
+use crate::shim::protocol::Bind;
 
 pub mod capabilities;
 pub mod seccomp;
@@ -33,6 +34,9 @@ const MASKED_PATHS: [&str; 10] = [
     "/proc/timer_list",
     "/sys/firmware",
 ];
+
+/// Read-only in containers that are not privileged, when the kubelet names no paths.
+const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// What a container is made of.
 #[derive(Debug)]
@@ -92,6 +96,8 @@ pub struct Generated {
     pub spec: Value,
     /// Who the process runs as.
     pub user: User,
+    /// What the shim has to bind into the bundle first.
+    pub binds: Vec<Bind>,
 }
 
 /// Makes the spec.
@@ -136,20 +142,20 @@ pub fn generate(input: &Input<'_>) -> Result<Generated, String> {
         "readonlyPaths": [],
     });
     if !security.privileged {
-        linux_spec["maskedPaths"] = if security.masked_paths.is_empty()
-            && security.readonly_paths.is_empty()
-            && !has_proc_mount_unmasked(security)
-        {
-            json!(MASKED_PATHS)
+        // Callers other than the kubelet may leave both lists out.
+        let unnamed = security.masked_paths.is_empty() && security.readonly_paths.is_empty();
+        if unnamed && !has_user_namespace(security) {
+            linux_spec["maskedPaths"] = json!(MASKED_PATHS);
+            linux_spec["readonlyPaths"] = json!(READONLY_PATHS);
         } else {
-            json!(security.masked_paths)
-        };
-        linux_spec["readonlyPaths"] = json!(security.readonly_paths);
+            linux_spec["maskedPaths"] = json!(security.masked_paths);
+            linux_spec["readonlyPaths"] = json!(security.readonly_paths);
+        }
         if let Some(profile) = seccomp::profile(security.seccomp.as_ref(), &granted.granted)? {
             linux_spec["seccomp"] = profile;
         }
     }
-    let (mounts, propagation) = mounts(security, input)?;
+    let Mounts { list, propagation, binds } = mounts(security, input)?;
     if let Some(propagation) = propagation {
         linux_spec["rootfsPropagation"] = json!(propagation);
     }
@@ -157,15 +163,15 @@ pub fn generate(input: &Input<'_>) -> Result<Generated, String> {
         "ociVersion": "1.0.2",
         "process": process,
         "root": {"path": input.rootfs, "readonly": security.readonly_rootfs},
-        "mounts": mounts,
+        "mounts": list,
         "linux": linux_spec,
     });
-    Ok(Generated { spec, user })
+    Ok(Generated { spec, user, binds })
 }
 
 /// The kubelet sends both lists empty for `procMount: Unmasked`, which needs a user namespace and so never gets here
 /// with namespaces of the node.
-fn has_proc_mount_unmasked(security: &LinuxContainerSecurityContext) -> bool {
+fn has_user_namespace(security: &LinuxContainerSecurityContext) -> bool {
     security.namespace_options.as_ref().is_some_and(|options| options.userns_options.is_some())
 }
 
@@ -337,9 +343,8 @@ struct HostDevice {
 
 /// The device nodes at a path of the node, or below it, with their paths in the container.
 fn host_devices(device: &crate::cri::Device) -> Vec<(String, HostDevice)> {
-    fn visit(host: &Path, container: &str, found: &mut Vec<(String, HostDevice)>) {
+    fn visit(host: &Path, metadata: &std::fs::Metadata, container: &str, found: &mut Vec<(String, HostDevice)>) {
         use std::os::unix::fs::{FileTypeExt, MetadataExt};
-        let Ok(metadata) = std::fs::metadata(host) else { return };
         let kind = metadata.file_type();
         if kind.is_char_device() || kind.is_block_device() {
             let (major, minor) = (libc::major(metadata.rdev()), libc::minor(metadata.rdev()));
@@ -358,14 +363,20 @@ fn host_devices(device: &crate::cri::Device) -> Vec<(String, HostDevice)> {
             for entry in std::fs::read_dir(host).into_iter().flatten().flatten() {
                 let name = entry.file_name().to_string_lossy().into_owned();
                 // These have content of the container's own.
-                if !matches!(name.as_str(), "pts" | "shm" | "fd" | "mqueue" | "console") {
-                    visit(&entry.path(), &format!("{container}/{name}"), found);
+                if matches!(name.as_str(), "pts" | "ptmx" | "shm" | "fd" | "mqueue" | "console") {
+                    continue;
+                }
+                // Links are not followed: /dev/stdin would be what this process reads from.
+                if let Ok(metadata) = entry.metadata() {
+                    visit(&entry.path(), &metadata, &format!("{container}/{name}"), found);
                 }
             }
         }
     }
     let mut found = Vec::new();
-    visit(Path::new(&device.host_path), &device.container_path, &mut found);
+    if let Ok(metadata) = std::fs::metadata(&device.host_path) {
+        visit(Path::new(&device.host_path), &metadata, &device.container_path, &mut found);
+    }
     found
 }
 
@@ -396,10 +407,14 @@ fn devices(config: &ContainerConfig, privileged: bool) -> Result<Value, String> 
     Ok(json!(list))
 }
 
-fn mounts(
-    security: &LinuxContainerSecurityContext,
-    input: &Input<'_>,
-) -> Result<(Vec<Value>, Option<&'static str>), String> {
+/// The mounts of a container.
+struct Mounts {
+    list: Vec<Value>,
+    propagation: Option<&'static str>,
+    binds: Vec<Bind>,
+}
+
+fn mounts(security: &LinuxContainerSecurityContext, input: &Input<'_>) -> Result<Mounts, String> {
     let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": destination, "type": kind, "source": source, "options": options});
     let writable = if security.privileged { "rw" } else { "ro" };
     let mut list = vec![
@@ -413,8 +428,15 @@ fn mounts(
         ),
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", writable]),
-        mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", writable]),
     ];
+    if input.host.cgroup_v2 {
+        list.push(mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", writable]));
+    } else {
+        // Gathered by the shim.
+        let cgroup = input.rootfs.with_file_name("cgroup");
+        let options = if security.privileged { ["rbind", "rprivate", "rw"] } else { ["rbind", "rprivate", "rro"] };
+        list.push(json!({"destination": "/sys/fs/cgroup", "type": "bind", "source": cgroup, "options": options}));
+    }
     let given = |path: &str| input.config.mounts.iter().any(|mount| clean(&mount.container_path) == path);
     let bind = |destination: &str, source: &Path, options: &[&str]| json!({"destination": destination, "type": "bind", "source": source, "options": options});
     for (name, path) in [("hostname", "/etc/hostname"), ("hosts", "/etc/hosts"), ("resolv.conf", "/etc/resolv.conf")] {
@@ -440,22 +462,32 @@ fn mounts(
         wanted.push((mount, source));
     }
     wanted.sort_by_key(|(mount, _)| clean(&mount.container_path).matches('/').count());
-    let mut propagation = None;
+    let has = |wanted: MountPropagation| input.config.mounts.iter().any(|mount| mount.propagation == wanted as i32);
+    let bidirectional = has(MountPropagation::PropagationBidirectional);
+    let propagation = if bidirectional {
+        Some("shared")
+    } else {
+        has(MountPropagation::PropagationHostToContainer).then_some("slave")
+    };
+    let mut binds = Vec::new();
     for (mount, source) in wanted {
-        let mut options = vec!["rbind"];
-        match MountPropagation::try_from(mount.propagation) {
-            Ok(MountPropagation::PropagationBidirectional) => {
-                options.push("rshared");
-                propagation = Some("shared");
-            }
-            Ok(MountPropagation::PropagationHostToContainer) => {
-                options.push("rslave");
-                propagation = propagation.or(Some("slave"));
-            }
-            Ok(MountPropagation::PropagationPrivate) | Err(_) => options.push("rprivate"),
-        }
+        // libcontainer heeds the propagation of the root only. As that is `slave` or `shared`, what shall be less has to
+        // come from a mount that is less.
+        let slave = mount.propagation == MountPropagation::PropagationHostToContainer as i32;
+        let through = match MountPropagation::try_from(mount.propagation) {
+            Ok(MountPropagation::PropagationBidirectional) => false,
+            Ok(MountPropagation::PropagationHostToContainer) => bidirectional,
+            Ok(MountPropagation::PropagationPrivate) | Err(_) => mount.image.is_none(),
+        };
+        let source = if through {
+            let target = input.rootfs.with_file_name("mounts").join(binds.len().to_string());
+            binds.push(Bind { source, target: target.clone(), slave });
+            target
+        } else {
+            source
+        };
         let destination = clean(&mount.container_path);
-        options.push(if mount.readonly || mount.image.is_some() { "ro" } else { "rw" });
+        let mut options = vec!["rbind", if mount.readonly || mount.image.is_some() { "ro" } else { "rw" }];
         if mount.recursive_read_only {
             if !mount.readonly {
                 return Err(format!("recursive_read_only mount {destination:?} is not read-only"));
@@ -465,7 +497,7 @@ fn mounts(
         list.retain(|known| known["destination"] != destination.as_str());
         list.push(bind(&destination, &source, &options));
     }
-    Ok((list, propagation))
+    Ok(Mounts { list, propagation, binds })
 }
 
 /// A path without doubled or trailing slashes.
@@ -596,6 +628,8 @@ mod tests {
         assert_eq!(destinations.iter().filter(|path| **path == "/etc/hosts").count(), 1);
         let position = |path: &str| destinations.iter().position(|known| *known == path).unwrap();
         assert!(position("/a") < position("/a/b/c"));
+        let last = spec["mounts"].as_array().unwrap().last().unwrap();
+        assert_eq!(last["source"], "/mounts/2");
         assert_eq!(spec["linux"]["namespaces"], json!([{"type": "mount"}, {"type": "pid"}]));
     }
 }

@@ -9,6 +9,8 @@ mod support;
 mod figures;
 #[path = "node/lifecycle.rs"]
 mod lifecycle;
+#[path = "node/security.rs"]
+mod security;
 #[path = "node/streams.rs"]
 mod streams;
 
@@ -41,6 +43,10 @@ const TESTS: &[(&str, Test)] = tests![
     lifecycle::a_missing_working_directory_is_made,
     lifecycle::what_was_never_finished_is_removed,
     lifecycle::the_command_line_reaches_the_images,
+    security::a_container_is_confined,
+    security::a_privileged_container_has_the_machine,
+    security::mounts_stay_inside_the_root,
+    security::mounts_propagate_as_asked,
     streams::exec_carries_streams_and_exit_code,
     streams::exec_with_a_terminal_has_its_size,
     streams::attach_joins_a_running_container,
@@ -48,7 +54,7 @@ const TESTS: &[(&str, Test)] = tests![
     streams::ports_of_the_pod_are_forwarded,
 ];
 
-const FIGURES: &[(&str, Test)] = tests![figures::pod_start_and_shim_memory];
+const FIGURES: &[(&str, Test)] = tests![figures::pod_start_and_shim_memory, figures::fifty_pods_at_once];
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);

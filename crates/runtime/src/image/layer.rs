@@ -58,20 +58,51 @@ pub fn open_in_root(root: BorrowedFd<'_>, path: &Path, flags: OFlag) -> nix::Res
     }
 }
 
-/// Opens the directory `path` below `root`, making what is missing of it.
+/// How many links that lead nowhere are followed to make what they lead to.
+const MAX_LINKS: u32 = 40;
+
+/// Opens the directory `path` below `root`, making what is missing of it, also behind links that lead nowhere yet.
 pub fn make_directories(root: BorrowedFd<'_>, path: &Path) -> nix::Result<OwnedFd> {
+    make_behind_links(root, path, MAX_LINKS)
+}
+
+fn make_behind_links(root: BorrowedFd<'_>, path: &Path, links: u32) -> nix::Result<OwnedFd> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
     match open_in_root(root, path, flags) {
         Err(Errno::ENOENT) => {}
         result => return result,
     }
-    let parent = make_directories(root, path.parent().ok_or(Errno::ENOENT)?)?;
+    let parent_path = path.parent().ok_or(Errno::ENOENT)?;
+    let parent = make_behind_links(root, parent_path, links)?;
     let name = path.file_name().ok_or(Errno::ENOENT)?;
     match mkdirat(&parent, name, Mode::from_bits_truncate(0o755)) {
-        // A dangling link stands there; it names a directory inside the root that nobody made.
-        Ok(()) | Err(Errno::EEXIST) => open_in_root(root, path, flags),
+        Ok(()) => open_in_root(root, path, flags),
+        Err(Errno::EEXIST) => match nix::fcntl::readlinkat(&parent, name) {
+            Ok(target) if links > 0 => {
+                let target = inside(parent_path, Path::new(&target));
+                drop(make_behind_links(root, &target, links - 1)?);
+                open_in_root(root, path, flags)
+            }
+            // Made by someone else meanwhile, or something else than a directory: opening tells.
+            _ => open_in_root(root, path, flags),
+        },
         Err(error) => Err(error),
     }
+}
+
+/// The path below the root that a link in `directory` means.
+fn inside(directory: &Path, target: &Path) -> PathBuf {
+    let mut path = if target.is_absolute() { PathBuf::new() } else { directory.to_owned() };
+    for component in target.components() {
+        match component {
+            Component::Normal(part) => path.push(part),
+            Component::ParentDir => {
+                path.pop();
+            }
+            _ => {}
+        }
+    }
+    path
 }
 
 /// What unpacking found.
@@ -424,6 +455,19 @@ mod tests {
             .unpack();
         assert!(result.is_err());
         assert!(!outer.path().join("layer/stolen").exists());
+    }
+
+    #[test]
+    fn directories_are_made_behind_links_that_lead_nowhere() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("var")).unwrap();
+        std::os::unix::fs::symlink("../../../run", root.path().join("var/run")).unwrap();
+        std::os::unix::fs::symlink("b", root.path().join("a")).unwrap();
+        std::os::unix::fs::symlink("a", root.path().join("b")).unwrap();
+        let fd = File::open(root.path()).unwrap();
+        make_directories(fd.as_fd(), Path::new("var/run/secrets")).unwrap();
+        assert!(root.path().join("run/secrets").is_dir());
+        assert!(make_directories(fd.as_fd(), Path::new("a/x")).is_err());
     }
 
     #[test]

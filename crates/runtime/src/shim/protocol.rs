@@ -81,6 +81,21 @@ pub struct ImageMount {
     pub target: PathBuf,
 }
 
+/// A path of the node that is bound to a place in the bundle, from where the spec binds it into the container: that is how
+/// it gets its own mount propagation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bind {
+    /// The path on the node.
+    pub source: PathBuf,
+    /// The place in the bundle.
+    pub target: PathBuf,
+    /// Later mounts of the node arrive in the container.
+    pub slave: bool,
+}
+
+/// The name of the file with the [`Bind`]s in the bundle.
+pub const BINDS: &str = "binds.json";
+
 /// A request. Each connection carries one, except `Subscribe`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Request {

@@ -16,9 +16,10 @@ use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::protocol::{MAX_MESSAGE, Overlay, StartContainer};
-use super::socket;
+use super::protocol::{BINDS, Bind, MAX_MESSAGE, Overlay, StartContainer};
+use super::{socket, told};
 use crate::cgroup::Cgroups;
 use crate::image::layer::make_directories;
 
@@ -53,7 +54,7 @@ pub fn run(request: &StartContainer, cgroups: &Cgroups, stdio: Option<Stdio>, pr
     let result = cgroups
         .join_named(&request.cgroup)
         .map_err(|error| error.to_string())
-        .and_then(|()| start(request, stdio, progress.as_fd()));
+        .and_then(|()| start(request, cgroups, stdio, progress.as_fd()));
     let message = match &result {
         Ok(()) => Progress::Running,
         Err(error) => Progress::Failed(error.clone()),
@@ -64,7 +65,12 @@ pub fn run(request: &StartContainer, cgroups: &Cgroups, stdio: Option<Stdio>, pr
     unsafe { libc::_exit(i32::from(result.is_err())) }
 }
 
-fn start(request: &StartContainer, stdio: Option<Stdio>, progress: BorrowedFd<'_>) -> Result<(), String> {
+fn start(
+    request: &StartContainer,
+    cgroups: &Cgroups,
+    stdio: Option<Stdio>,
+    progress: BorrowedFd<'_>,
+) -> Result<(), String> {
     unshare(CloneFlags::CLONE_NEWNS).map_err(|error| format!("cannot make a mount namespace: {error}"))?;
     for image in &request.image_mounts {
         mount_overlay(&image.overlay, &image.target)?;
@@ -72,10 +78,16 @@ fn start(request: &StartContainer, stdio: Option<Stdio>, progress: BorrowedFd<'_
     let rootfs = request.bundle.join("rootfs");
     mount_overlay(&request.overlay, &rootfs)?;
 
-    make_working_directory(request, &rootfs)?;
+    if !cgroups.is_v2() {
+        mount_cgroups(request, cgroups)?;
+    }
+    bind_mounts(&request.bundle)?;
+    make_directories_of_spec(request, &rootfs)?;
 
     let (mut failure, executor_fd) = pipe().map_err(|error| format!("cannot make a pipe: {error}"))?;
     let executor = Program { failure: executor_fd.as_raw_fd() };
+    // Nobody else has set one in this process.
+    tracing::subscriber::set_global_default(told::Errors(executor_fd.as_raw_fd())).ok();
     let mut builder = ContainerBuilder::new(request.id.clone(), SyscallType::default())
         .with_executor(executor)
         .with_root_path(&request.oci_root)
@@ -95,10 +107,14 @@ fn start(request: &StartContainer, stdio: Option<Stdio>, progress: BorrowedFd<'_
     let container = builder.as_init(&request.bundle).with_systemd(false).build();
     drop(executor_fd);
     let container = container.map_err(|error| {
-        // The program's own message, if it got that far, says it best.
         let mut text = String::new();
+        // Without the details the error has to do.
         failure.read_to_string(&mut text).ok();
-        if text.is_empty() { chain(&error) } else { text }
+        match (told::reason(&text), told::detail(&text)) {
+            (Some(reason), _) => reason.to_owned(),
+            (None, Some(detail)) => format!("{}: {detail}", chain(&error)),
+            (None, None) => chain(&error),
+        }
     })?;
     let pid = container.pid().ok_or("the container has no process")?.as_raw();
     let master = match &console {
@@ -111,26 +127,68 @@ fn start(request: &StartContainer, stdio: Option<Stdio>, progress: BorrowedFd<'_
     go(&request.oci_root.join(&request.id))?;
     let mut text = String::new();
     failure.read_to_string(&mut text).map_err(|error| format!("cannot read from the container: {error}"))?;
-    if text.is_empty() { Ok(()) } else { Err(text) }
+    told::reason(&text).map_or(Ok(()), |reason| Err(reason.to_owned()))
 }
 
-/// A working directory that the image lacks is made, as other runtimes do.
-fn make_working_directory(request: &StartContainer, rootfs: &Path) -> Result<(), String> {
-    #[derive(Deserialize)]
-    struct Config {
-        process: Process,
+/// Gathers the container's own groups of all v1 hierarchies in the bundle's directory `cgroup`, which the spec binds to
+/// `/sys/fs/cgroup`: what `libcontainer` mounts there by itself could be written to.
+fn mount_cgroups(request: &StartContainer, cgroups: &Cgroups) -> Result<(), String> {
+    let failed = |error: &dyn std::fmt::Display| format!("cannot show the container its control groups: {error}");
+    cgroups.create(&request.cgroup).map_err(|error| failed(&error))?;
+    let directory = request.bundle.join("cgroup");
+    std::fs::create_dir_all(&directory).map_err(|error| failed(&error))?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("tmpfs"), &directory, Some("tmpfs"), flags, Some("mode=755")).map_err(|error| failed(&error))?;
+    for (names, path) in cgroups.named_paths(&request.cgroup) {
+        let target = directory.join(&names[0]);
+        std::fs::create_dir(&target).map_err(|error| failed(&error))?;
+        mount(Some(&path), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(|error| failed(&error))?;
+        for other in &names[1..] {
+            std::os::unix::fs::symlink(&names[0], directory.join(other)).map_err(|error| failed(&error))?;
+        }
     }
-    #[derive(Deserialize)]
-    struct Process {
-        cwd: PathBuf,
+    Ok(())
+}
+
+/// Binds paths of the node into the bundle, with the propagation that they shall have in the container.
+fn bind_mounts(bundle: &Path) -> Result<(), String> {
+    let failed = |error: &dyn std::fmt::Display| format!("cannot prepare the mounts: {error}");
+    let text = std::fs::read(bundle.join(BINDS)).map_err(|error| failed(&error))?;
+    let binds: Vec<Bind> = serde_json::from_slice(&text).map_err(|error| failed(&error))?;
+    let none = None::<&str>;
+    for Bind { source, target, slave } in binds {
+        let failed =
+            |error: &dyn std::fmt::Display| format!("cannot mount {:?}: {error}", source.display().to_string());
+        std::fs::create_dir_all(bundle.join("mounts")).map_err(|error| failed(&error))?;
+        if std::fs::metadata(&source).map_err(|error| failed(&error))?.is_dir() {
+            std::fs::create_dir(&target).map_err(|error| failed(&error))?;
+        } else {
+            std::fs::File::create(&target).map_err(|error| failed(&error))?;
+        }
+        let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+        mount(Some(&source), &target, none, flags, none).map_err(|error| failed(&error))?;
+        let kind = if slave { MsFlags::MS_SLAVE } else { MsFlags::MS_PRIVATE };
+        mount(none, &target, none, kind | MsFlags::MS_REC, none).map_err(|error| failed(&error))?;
     }
+    Ok(())
+}
+
+/// Makes the directories that the image lacks: the working directory, as other runtimes do, and those in which something
+/// is mounted, through links that lead nowhere yet (`/var/run` to `/run`), with which `libcontainer` does not go on.
+fn make_directories_of_spec(request: &StartContainer, rootfs: &Path) -> Result<(), String> {
     let failed = |error: &dyn std::fmt::Display| format!("cannot make the working directory: {error}");
     let text = std::fs::read(request.bundle.join("config.json")).map_err(|error| failed(&error))?;
-    let config: Config = serde_json::from_slice(&text).map_err(|error| failed(&error))?;
+    let spec: Value = serde_json::from_slice(&text).map_err(|error| failed(&error))?;
     let root = std::fs::File::open(rootfs).map_err(|error| failed(&error))?;
-    let relative: PathBuf = config.process.cwd.components().filter(|c| matches!(c, Component::Normal(_))).collect();
-    // Where something else stands in the way, the start itself tells.
-    make_directories(root.as_fd(), &relative).ok();
+    let mounts = spec["mounts"].as_array().into_iter().flatten();
+    let mounts = mounts.filter_map(|mount| Path::new(mount["destination"].as_str()?).parent());
+    for path in mounts.chain(spec["process"]["cwd"].as_str().map(Path::new)) {
+        if !["/dev", "/proc", "/sys"].iter().any(|own| path.starts_with(own)) {
+            let relative: PathBuf = path.components().filter(|c| matches!(c, Component::Normal(_))).collect();
+            // Where something else stands in the way, the start itself tells.
+            make_directories(root.as_fd(), &relative).ok();
+        }
+    }
     Ok(())
 }
 
@@ -212,14 +270,6 @@ struct Program {
     failure: RawFd,
 }
 
-impl Program {
-    fn fail(&self, text: &str) {
-        // SAFETY: the descriptor is this process' copy of the pipe's writing side, open until exec.
-        let mut pipe = std::mem::ManuallyDrop::new(unsafe { std::fs::File::from_raw_fd(self.failure) });
-        pipe.write_all(text.as_bytes()).ok();
-    }
-}
-
 impl Executor for Program {
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
         let process = spec.process().as_ref().ok_or(ExecutorError::InvalidArg)?;
@@ -228,13 +278,13 @@ impl Executor for Program {
             Ok(program) => exec(&program, args),
             Err(error) => error,
         };
-        self.fail(&error);
+        told::tell(self.failure, &error);
         Err(ExecutorError::Other(error))
     }
 
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
         let fail = |text: &str| {
-            self.fail(text);
+            told::tell(self.failure, text);
             ExecutorValidationError::ArgValidationError(text.to_owned())
         };
         let process = spec.process().as_ref().ok_or_else(|| fail("the spec has no process"))?;

@@ -50,3 +50,34 @@ pub async fn pod_start_and_shim_memory(node: Node) {
         );
     }
 }
+
+/// Seconds until fifty pods run that were asked for at once.
+pub async fn fifty_pods_at_once(node: Node) {
+    let start = Instant::now();
+    let pods = (0..50).map(|number| {
+        let node = &node;
+        async move {
+            let sandbox = node.sandbox(own()).await;
+            let id = node.create(&sandbox, container(&format!("app{number}"), "sleep 1000")).await;
+            node.start(&id).await.unwrap();
+            sandbox.0
+        }
+    });
+    let pods = futures::future::join_all(pods).await;
+    println!("fifty pods: {:?}", start.elapsed());
+    let memory = |id: &String| {
+        let pid = std::fs::read_to_string(node.directory.join("state/sandboxes").join(id).join("shim.pid")).unwrap();
+        let smaps = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+        let line = smaps.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+    };
+    println!("shims: {} kB each", pods.iter().map(memory).sum::<u64>() / 50);
+    let start = Instant::now();
+    let removals = pods
+        .into_iter()
+        .map(|pod_sandbox_id| node.runtime.remove_pod_sandbox(cri::RemovePodSandboxRequest { pod_sandbox_id }));
+    for removed in futures::future::join_all(removals).await {
+        removed.unwrap();
+    }
+    println!("removed: {:?}", start.elapsed());
+}

@@ -194,10 +194,14 @@ fn busybox_image(directory: &Path, target: &Path) {
     std::fs::create_dir_all(root.join("bin")).unwrap();
     std::fs::create_dir_all(root.join("etc")).unwrap();
     std::fs::create_dir_all(root.join("tmp")).unwrap();
+    std::fs::create_dir_all(root.join("var")).unwrap();
+    symlink("/run", root.join("var/run")).unwrap();
+    symlink("/../../../../../../etc", root.join("escape")).unwrap();
     std::fs::copy(BUSYBOX, root.join("bin/busybox")).unwrap();
-    for name in
-        ["sh", "cat", "echo", "sleep", "id", "hostname", "ps", "ls", "dd", "true", "nc", "tail", "kill", "stty", "pwd"]
-    {
+    for name in [
+        "sh", "cat", "echo", "sleep", "id", "hostname", "ps", "ls", "dd", "true", "nc", "tail", "kill", "stty", "pwd",
+        "mount", "umount", "mkdir", "unshare", "mknod", "readlink", "head",
+    ] {
         symlink("busybox", root.join("bin").join(name)).unwrap();
     }
     std::fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:web:/tmp:/bin/sh\n").unwrap();
