@@ -54,7 +54,9 @@ impl Host {
                 found.push(format!("link {name}"));
             }
         }
-        found.extend(text(self.command("nft").args(["list", "tables"])).lines().map(|table| format!("nftables {table}")));
+        found.extend(
+            text(self.command("nft").args(["list", "tables"])).lines().map(|table| format!("nftables {table}")),
+        );
         found
     }
 }
@@ -112,7 +114,9 @@ impl<'a> Cluster<'a> {
 
     /// Loads images of the examples by name.
     pub fn load_images(&self, names: &[&str]) {
-        let dir = PathBuf::from(std::env::var_os("PINTLE_IMAGES").expect("PINTLE_IMAGES names the examples' images; run ./test"));
+        let dir = PathBuf::from(
+            std::env::var_os("PINTLE_IMAGES").expect("PINTLE_IMAGES names the examples' images; run ./test"),
+        );
         for name in names {
             let tar = dir.join(format!("{name}.tar"));
             run(self.pintle(&["image", "load"]).arg(&tar));
@@ -183,7 +187,9 @@ impl<'a> Cluster<'a> {
         let data = self.data();
         let (data, id) = (data.to_str().unwrap(), id.unwrap_or("an id that nothing has"));
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
-        found.extend(mounts.lines().filter(|line| line.contains(data) || line.contains(id)).map(|line| format!("mount {line}")));
+        found.extend(
+            mounts.lines().filter(|line| line.contains(data) || line.contains(id)).map(|line| format!("mount {line}")),
+        );
         for process in std::fs::read_dir("/proc").unwrap().flatten() {
             let cmdline = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
             let cmdline = String::from_utf8_lossy(&cmdline).replace('\0', " ");

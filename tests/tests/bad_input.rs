@@ -8,8 +8,12 @@ fn a_port_in_use_is_named_before_anything_starts() {
     let host = Host::new("port");
     let mut taken = host.command("python3");
     let script = "import socket, sys\ns = socket.socket()\ns.bind(('', 7443))\ns.listen()\nprint('up', flush=True)\nsys.stdin.read()";
-    let mut listener =
-        taken.args(["-c", script]).stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut listener = taken
+        .args(["-c", script])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut first = [0; 2];
     std::io::Read::read_exact(listener.stdout.as_mut().unwrap(), &mut first).unwrap();
     let cluster = Cluster::new(&host);
@@ -58,7 +62,10 @@ fn bad_manifests_get_upstreams_words() {
     let cases = [
         ("apiVersion: v1\nkind: Pot\nmetadata: {name: a}\n", "no matches for kind \"Pot\" in version \"v1\""),
         ("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndatas: {}\n", "unknown field \"datas\""),
-        ("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: Not_Valid}\n", "a lowercase RFC 1123 subdomain must consist of"),
+        (
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: Not_Valid}\n",
+            "a lowercase RFC 1123 subdomain must consist of",
+        ),
         ("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: []}\n", "spec.containers: Required value"),
         ("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n  data: {\n", "error parsing"),
     ];
@@ -73,7 +80,8 @@ fn bad_manifests_get_upstreams_words() {
     cluster.kubectl_ok(&["apply", "-f", file.to_str().unwrap()]);
     eventually("the image's absence is said", || {
         let pod = cluster.get(&["pod", "missing"]);
-        let reason = pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"].as_str().unwrap_or("").to_owned();
+        let reason =
+            pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"].as_str().unwrap_or("").to_owned();
         ["ErrImagePull", "ImagePullBackOff"].contains(&reason.as_str()).then_some(())
     });
     cluster.reset();

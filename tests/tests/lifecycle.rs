@@ -11,7 +11,9 @@ fn two_clusters_live_side_by_side_and_each_is_removed_without_the_other() {
         assert_eq!(nodes.lines().count(), 1);
         assert!(nodes.contains(" Ready "), "{nodes}");
     }
-    let cluster_ip = |cluster: &Cluster<'_>| cluster.kubectl_ok(&["get", "service", "kubernetes", "-o", "jsonpath={.spec.clusterIP}"]);
+    let cluster_ip = |cluster: &Cluster<'_>| {
+        cluster.kubectl_ok(&["get", "service", "kubernetes", "-o", "jsonpath={.spec.clusterIP}"])
+    };
     assert_ne!(cluster_ip(&first), cluster_ip(&second), "each has a Service range of its own");
     run(&mut first.pintle(&["reset", "--yes"]));
     assert!(second.kubectl_ok(&["get", "--raw", "/readyz"]).contains("ok"));

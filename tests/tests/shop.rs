@@ -22,23 +22,34 @@ fn the_shop_runs_scales_rolls_restarts_and_leaves_nothing() {
     assert_eq!(cluster.curl(&format!("{url}/")).unwrap(), "the shop is open\n");
     let orders = eventually("the first orders", || cluster.curl(&format!("{url}/orders")).ok());
     assert!(orders.contains("gudgeon"), "{orders}");
-    assert!(ns(&["apply", "-f", SHOP]).lines().all(|line| line.ends_with("unchanged")), "a second apply changes nothing");
+    assert!(
+        ns(&["apply", "-f", SHOP]).lines().all(|line| line.ends_with("unchanged")),
+        "a second apply changes nothing"
+    );
     ns(&["diff", "-f", SHOP]);
 
     // What an operator does: logs, exec, cp, port-forward is covered by its own test.
     assert!(ns(&["logs", "deployment/orders"]).contains("GET /"));
-    assert_eq!(ns(&["exec", "deploy/db", "--", "psql", "-U", "postgres", "shop", "-Atc", "select count(*) from orders"]), "3\n");
+    assert_eq!(
+        ns(&["exec", "deploy/db", "--", "psql", "-U", "postgres", "shop", "-Atc", "select count(*) from orders"]),
+        "3\n"
+    );
     let pod = ns(&["get", "pods", "-l", "app=front", "-o", "name"]).lines().next().unwrap().replace("pod/", "");
     let copy = tempfile::tempdir().unwrap();
     let local = copy.path().join("site");
     ns(&["cp", &format!("{pod}:/etc/nginx/sites-enabled/default"), local.to_str().unwrap()]);
-    assert!(std::fs::read_to_string(&local).unwrap().contains("the shop is open"), "the ConfigMap's key was mounted by subPath");
+    assert!(
+        std::fs::read_to_string(&local).unwrap().contains("the shop is open"),
+        "the ConfigMap's key was mounted by subPath"
+    );
 
     // Scale.
     ns(&["scale", "deployment/front", "--replicas=4"]);
     ns(&["rollout", "status", "--timeout=120s", "deployment/front"]);
     ns(&["scale", "deployment/front", "--replicas=2"]);
-    eventually("two front pods", || (ns(&["get", "pods", "-l", "app=front", "-o", "name"]).lines().count() == 2).then_some(()));
+    eventually("two front pods", || {
+        (ns(&["get", "pods", "-l", "app=front", "-o", "name"]).lines().count() == 2).then_some(())
+    });
 
     // A rolling update and its undo lose no request.
     let load = cluster.load(&format!("{url}/"));
@@ -75,7 +86,17 @@ fn the_shop_runs_scales_rolls_restarts_and_leaves_nothing() {
     assert_eq!(started, after, "no container was restarted");
 
     // The database's rows outlive its pod.
-    ns(&["exec", "deploy/db", "--", "psql", "-U", "postgres", "shop", "-qc", "insert into orders (item) values ('tiller')"]);
+    ns(&[
+        "exec",
+        "deploy/db",
+        "--",
+        "psql",
+        "-U",
+        "postgres",
+        "shop",
+        "-qc",
+        "insert into orders (item) values ('tiller')",
+    ]);
     ns(&["delete", "pod", "-l", "app=db", "--wait"]);
     ns(&["rollout", "status", "--timeout=120s", "deployment/db"]);
     let orders = eventually("orders after the database moved", || cluster.curl(&format!("{url}/orders")).ok());

@@ -11,7 +11,12 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 /// An API server on `store` with everything that every cluster has.
-pub async fn server(store: Arc<dyn Store>, pki: &ClusterPki, settings: &Settings, stop: &CancellationToken) -> Result<ApiServer> {
+pub async fn server(
+    store: Arc<dyn Store>,
+    pki: &ClusterPki,
+    settings: &Settings,
+    stop: &CancellationToken,
+) -> Result<ApiServer> {
     let instance = &settings.instance;
     let registry = Registry::new(store, Scheme::builtin(), stop.clone());
     let service = bootstrap::service::Config {

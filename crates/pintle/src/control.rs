@@ -61,7 +61,9 @@ pub fn path(run_dir: &Path) -> PathBuf {
 /// Serves requests until `stop`.
 pub async fn serve(path: PathBuf, runtime: Arc<Runtime>, stop: CancellationToken) -> Result<()> {
     match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).context("cannot replace the control socket"),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).context("cannot replace the control socket");
+        }
         _ => {}
     }
     let listener = UnixListener::bind(&path).with_context(|| format!("cannot listen on {}", path.display()))?;
@@ -115,8 +117,17 @@ async fn handle(request: Request, runtime: &Arc<Runtime>) -> Result<Response> {
 /// Unpacks the tar's images beside everything else that goes on.
 async fn load(runtime: &Arc<Runtime>, path: PathBuf) -> Result<Vec<String>> {
     let runtime = runtime.clone();
-    let records = tokio::task::spawn_blocking(move || pintle_runtime::image::archive::load(runtime.images(), &path, &[])).await??;
-    Ok(records.iter().flat_map(|record| if record.tags.is_empty() { vec![record.id.clone()] } else { record.tags.iter().cloned().collect() }).collect())
+    let records =
+        tokio::task::spawn_blocking(move || pintle_runtime::image::archive::load(runtime.images(), &path, &[]))
+            .await??;
+    Ok(records
+        .iter()
+        .flat_map(
+            |record| {
+                if record.tags.is_empty() { vec![record.id.clone()] } else { record.tags.iter().cloned().collect() }
+            },
+        )
+        .collect())
 }
 
 fn message(status: tonic::Status) -> anyhow::Error {

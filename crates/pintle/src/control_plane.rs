@@ -5,8 +5,8 @@ use crate::progress::Progress;
 use crate::start::{Components, Settings};
 use anyhow::{Context, Result};
 use pintle_api::user::UserInfo;
-use pintle_apiserver::listener;
 use pintle_apiserver::ApiServer;
+use pintle_apiserver::listener;
 use pintle_client::{Clients, Informers};
 use pintle_pki::ClusterPki;
 use pintle_store::embedded::Options as StoreOptions;
@@ -29,7 +29,10 @@ pub struct ControlPlane {
 impl ControlPlane {
     /// Starts everything; returns when the API answers.
     pub async fn start(
-        settings: &Settings, stop: &CancellationToken, components: &mut Components, progress: &Progress,
+        settings: &Settings,
+        stop: &CancellationToken,
+        components: &mut Components,
+        progress: &Progress,
     ) -> Result<Self> {
         let (paths, instance) = (&settings.paths, &settings.instance);
         let pki = ClusterPki::open_or_create(&paths.pki(), &pki_params(settings)).context("certificates")?;
@@ -46,7 +49,8 @@ impl ControlPlane {
 
         let api = api::server(store.clone(), &pki, settings, stop).await?;
         let bind = (settings.bind(), instance.https_port);
-        let socket = TcpListener::bind(bind).await.with_context(|| format!("cannot listen on port {}", instance.https_port))?;
+        let socket =
+            TcpListener::bind(bind).await.with_context(|| format!("cannot listen on port {}", instance.https_port))?;
         let tls = Arc::new(pki.apiserver_tls().context("TLS of the API server")?);
         let (server, stopped) = (api.clone(), stop.clone());
         components.spawn(async move {

@@ -13,7 +13,8 @@ pub fn run(command: ImageCommand) -> Result<()> {
             let run_dir = run_dir(&data_dir)?;
             for file in files {
                 let path = file.canonicalize().with_context(|| format!("cannot read {}", file.display()))?;
-                let response = ask(&run_dir, &Request::LoadImages(path)).with_context(|| format!("cannot load {}", file.display()))?;
+                let response = ask(&run_dir, &Request::LoadImages(path))
+                    .with_context(|| format!("cannot load {}", file.display()))?;
                 if let Response::Loaded(names) = response {
                     names.iter().for_each(|name| println!("loaded {name}"));
                 }
@@ -35,7 +36,8 @@ pub fn run(command: ImageCommand) -> Result<()> {
         ImageCommand::Rm { data_dir, images } => {
             let run_dir = run_dir(&data_dir)?;
             for image in images {
-                ask(&run_dir, &Request::RemoveImage(image.clone())).with_context(|| format!("cannot remove {image}"))?;
+                ask(&run_dir, &Request::RemoveImage(image.clone()))
+                    .with_context(|| format!("cannot remove {image}"))?;
                 println!("removed {image}");
             }
             Ok(())
@@ -47,7 +49,8 @@ pub fn run(command: ImageCommand) -> Result<()> {
 fn run_dir(data_dir: &DataDir) -> Result<PathBuf> {
     let paths = Paths::new(&data_dir.data_dir)?;
     let instance = paths.load()?;
-    let instance = instance.with_context(|| format!("there is no cluster in {}; `pintle up` makes one", paths.data.display()))?;
+    let instance =
+        instance.with_context(|| format!("there is no cluster in {}; `pintle up` makes one", paths.data.display()))?;
     Ok(instance.run_dir())
 }
 

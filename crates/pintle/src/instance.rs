@@ -81,7 +81,9 @@ impl Paths {
     pub fn load(&self) -> Result<Option<Instance>> {
         let path = self.instance();
         match fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text).map(Some).with_context(|| format!("{} is damaged", path.display())),
+            Ok(text) => {
+                serde_json::from_slice(&text).map(Some).with_context(|| format!("{} is damaged", path.display()))
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
         }
@@ -108,7 +110,8 @@ impl Paths {
 
     /// Takes the cluster for this process until the returned file is dropped. Says who has it if it is taken.
     pub fn take(&self) -> Result<File> {
-        let mut file = File::options().read(true).write(true).create(true).truncate(false).mode(0o644).open(self.lock())?;
+        let mut file =
+            File::options().read(true).write(true).create(true).truncate(false).mode(0o644).open(self.lock())?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -186,7 +189,9 @@ impl Instance {
         fn fixed<T: PartialEq + std::fmt::Display>(name: &str, asked: Option<&T>, is: &T) -> Result<()> {
             match asked {
                 Some(asked) if asked != is => {
-                    bail!("--{name} is {is} since the cluster's first start and cannot become {asked}; `pintle reset` starts anew")
+                    bail!(
+                        "--{name} is {is} since the cluster's first start and cannot become {asked}; `pintle reset` starts anew"
+                    )
                 }
                 _ => Ok(()),
             }
@@ -237,7 +242,9 @@ fn registered() -> Result<Vec<Instance>> {
     let mut instances = Vec::new();
     for entry in entries {
         match fs::read(entry?.path().join("instance.json")) {
-            Ok(text) => instances.push(serde_json::from_slice(&text).context("a cluster's entry under /run/pintle is damaged")?),
+            Ok(text) => {
+                instances.push(serde_json::from_slice(&text).context("a cluster's entry under /run/pintle is damaged")?)
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).context("cannot read a cluster's entry under /run/pintle"),
         }
@@ -304,7 +311,9 @@ pub fn detect_node_ip() -> Result<IpAddr> {
     let default = routes()?.into_iter().find(|(network, _)| network.prefix_len() == 0).map(|(_, interface)| interface);
     let mut fallback = None;
     for interface in nix::ifaddrs::getifaddrs().context("cannot read the machine's addresses")? {
-        let Some(address) = interface.address.and_then(|address| address.as_sockaddr_in().map(|v4| v4.ip())) else { continue };
+        let Some(address) = interface.address.and_then(|address| address.as_sockaddr_in().map(|v4| v4.ip())) else {
+            continue;
+        };
         if default.as_deref() == Some(interface.interface_name.as_str()) {
             return Ok(address.into());
         }

@@ -15,7 +15,8 @@ pub fn user_file() -> Result<PathBuf> {
     {
         return Ok(first);
     }
-    let home = match std::env::var("SUDO_USER").ok().and_then(|name| nix::unistd::User::from_name(&name).ok().flatten()) {
+    let home = match std::env::var("SUDO_USER").ok().and_then(|name| nix::unistd::User::from_name(&name).ok().flatten())
+    {
         Some(user) => user.dir,
         None => std::env::var_os("HOME").map(PathBuf::from).context("HOME is not set; name a file with KUBECONFIG")?,
     };
@@ -89,7 +90,8 @@ fn render(mut config: Map<String, Value>) -> Result<String> {
 mod tests {
     use super::*;
 
-    const OURS: &str = "clusters: [{name: x, cluster: {server: 'https://127.0.0.1:6443'}}]\nusers: [{name: x, user: {token: t}}]\n";
+    const OURS: &str =
+        "clusters: [{name: x, cluster: {server: 'https://127.0.0.1:6443'}}]\nusers: [{name: x, user: {token: t}}]\n";
 
     #[test]
     fn merging_twice_and_removing_gives_the_file_back() {

@@ -188,7 +188,9 @@ pub fn status(args: &StatusArgs) -> Result<ExitCode> {
         processes,
     };
     let asked = match pid {
-        Some(_) => tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(ask(&paths, &mut status)),
+        Some(_) => {
+            tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(ask(&paths, &mut status))
+        }
         None => Ok(()),
     };
     if args.json {

@@ -26,7 +26,11 @@ pub struct Node {
 impl Node {
     /// Starts everything; [`Node::ready`] says when pods can run.
     pub async fn start(
-        settings: &Settings, control_plane: &ControlPlane, stop: &CancellationToken, components: &mut Components, progress: &Progress,
+        settings: &Settings,
+        control_plane: &ControlPlane,
+        stop: &CancellationToken,
+        components: &mut Components,
+        progress: &Progress,
     ) -> Result<Self> {
         let network_config = network_config(settings)?;
         let network = Network::open(network_config.clone()).await.context("the pod network")?;
@@ -41,23 +45,31 @@ impl Node {
         let informers = Informers::new(proxy_client, stop.clone());
         let proxy = pintle_network::run(network_config, informers, stop.clone());
         components.spawn(async move { ("service proxy", proxy.await.map_err(Into::into)) });
-        let dns = pintle_dns::run(dns_config(settings, gateway), control_plane.clients.clone(), control_plane.informers.clone(), stop.clone());
+        let dns = pintle_dns::run(
+            dns_config(settings, gateway),
+            control_plane.clients.clone(),
+            control_plane.informers.clone(),
+            stop.clone(),
+        );
         components.spawn(async move { ("DNS", dns.await.map_err(Into::into)) });
 
         let config = pintle_storage::Config {
             node_name: settings.instance.node_name.clone(),
             directory: settings.paths.data.join("storage"),
         };
-        let storage = pintle_storage::run(config, control_plane.clients.clone(), control_plane.informers.clone(), stop.clone());
+        let storage =
+            pintle_storage::run(config, control_plane.clients.clone(), control_plane.informers.clone(), stop.clone());
         components.spawn(async move {
             storage.await;
             ("local-path provisioner", Ok(()))
         });
 
         let config = kubelet_config(settings, control_plane)?;
-        let user = UserInfo::new(format!("system:node:{}", settings.instance.node_name), &["system:nodes", "system:masters"]);
+        let user =
+            UserInfo::new(format!("system:node:{}", settings.instance.node_name), &["system:nodes", "system:masters"]);
         let client = control_plane.clients.user(user);
-        let kubelet = pintle_kubelet::run(config, client, runtime.clone(), runtime, stop.clone()).await.context("the kubelet")?;
+        let kubelet =
+            pintle_kubelet::run(config, client, runtime.clone(), runtime, stop.clone()).await.context("the kubelet")?;
         Ok(Node { kubelet })
     }
 
@@ -99,7 +111,11 @@ fn cgroup_root(instance: &Instance) -> String {
     format!("/pintle-{}", instance.id)
 }
 
-fn runtime_config(paths: &Paths, instance: &Instance, network: Arc<dyn pintle_runtime::pod_network::PodNetwork>) -> Result<pintle_runtime::Config> {
+fn runtime_config(
+    paths: &Paths,
+    instance: &Instance,
+    network: Arc<dyn pintle_runtime::pod_network::PodNetwork>,
+) -> Result<pintle_runtime::Config> {
     Ok(pintle_runtime::Config {
         root: runtime_root(paths),
         state: runtime_state(instance),
@@ -123,7 +139,8 @@ fn dns_config(settings: &Settings, gateway: std::net::IpAddr) -> pintle_dns::Con
 
 fn kubelet_config(settings: &Settings, control_plane: &ControlPlane) -> Result<pintle_kubelet::Config> {
     let (instance, options) = (&settings.instance, &settings.options);
-    let mut config = pintle_kubelet::Config::new(&instance.node_name, settings.node_ip, settings.paths.data.join("kubelet"));
+    let mut config =
+        pintle_kubelet::Config::new(&instance.node_name, settings.node_ip, settings.paths.data.join("kubelet"));
     config.node_labels = labels(&options.node_labels)?;
     config.cluster_dns = vec![instance.dns_ip().into()];
     config.cluster_domain.clone_from(&instance.cluster_domain);
@@ -132,13 +149,15 @@ fn kubelet_config(settings: &Settings, control_plane: &ControlPlane) -> Result<p
     config.max_pods = options.max_pods.unwrap_or(config.max_pods);
     let serving = control_plane.pki.kubelet_serving(&instance.node_name, &[settings.node_ip])?;
     let address = SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), instance.kubelet_port);
-    config.server = Some(pintle_kubelet::ServerConfig { address, tls: Arc::new(control_plane.pki.kubelet_tls(serving)?) });
+    config.server =
+        Some(pintle_kubelet::ServerConfig { address, tls: Arc::new(control_plane.pki.kubelet_tls(serving)?) });
     Ok(config)
 }
 
 fn labels(pairs: &[String]) -> Result<std::collections::BTreeMap<String, String>> {
     let pair = |text: &String| {
-        let (key, value) = text.split_once('=').with_context(|| format!("--node-labels {text}: a label is key=value"))?;
+        let (key, value) =
+            text.split_once('=').with_context(|| format!("--node-labels {text}: a label is key=value"))?;
         anyhow::Ok((key.to_owned(), value.to_owned()))
     };
     pairs.iter().map(pair).collect()
@@ -146,12 +165,14 @@ fn labels(pairs: &[String]) -> Result<std::collections::BTreeMap<String, String>
 
 /// Ends every container of the cluster on this machine; images and what pods keep on disk stay.
 pub fn stop_pods(paths: &Paths, instance: &Instance) -> Result<()> {
-    pintle_runtime::stop(&runtime_root(paths), &runtime_state(instance), &cgroup_root(instance)).context("the container runtime")
+    pintle_runtime::stop(&runtime_root(paths), &runtime_state(instance), &cgroup_root(instance))
+        .context("the container runtime")
 }
 
 /// Ends every container of the cluster on this machine and takes back what the node made: mounts, cgroups, links, rules.
 pub fn purge(paths: &Paths, instance: &Instance) -> Result<()> {
-    pintle_runtime::purge(&runtime_root(paths), &runtime_state(instance), &cgroup_root(instance)).context("the container runtime")?;
+    pintle_runtime::purge(&runtime_root(paths), &runtime_state(instance), &cgroup_root(instance))
+        .context("the container runtime")?;
     pintle_runtime::unmount_below(&paths.data.join("kubelet")).context("pods' volumes")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(pintle_network::purge(&instance.id, &network_dir(paths))).context("the pod network")

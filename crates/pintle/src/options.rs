@@ -17,7 +17,8 @@ pub fn resolve(flags: Options) -> Result<Options> {
 }
 
 fn read(path: &Path) -> Result<Options> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the config file {}", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read the config file {}", path.display()))?;
     if text.trim().is_empty() {
         return Ok(Options::default());
     }

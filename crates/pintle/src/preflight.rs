@@ -27,9 +27,11 @@ pub fn problems(needs: &Needs<'_>) -> Vec<String> {
         problems.push(problem);
     }
     for (port, flag) in needs.ports {
-        let address = SocketAddr::new(if *flag == "--https-port" { needs.bind } else { Ipv4Addr::UNSPECIFIED.into() }, *port);
+        let address =
+            SocketAddr::new(if *flag == "--https-port" { needs.bind } else { Ipv4Addr::UNSPECIFIED.into() }, *port);
         if !port_is_free(address) {
-            problems.push(format!("port {port} is in use by another program; stop it or choose another port with {flag}"));
+            problems
+                .push(format!("port {port} is in use by another program; stop it or choose another port with {flag}"));
         }
     }
     if needs.node {
@@ -40,7 +42,8 @@ pub fn problems(needs: &Needs<'_>) -> Vec<String> {
 
 /// Whether the caller may start a cluster at all.
 pub fn not_root() -> Option<String> {
-    (!nix::unistd::geteuid().is_root()).then(|| "pintle must run as root (try sudo): it makes namespaces, mounts and cgroups".into())
+    (!nix::unistd::geteuid().is_root())
+        .then(|| "pintle must run as root (try sudo): it makes namespaces, mounts and cgroups".into())
 }
 
 fn node_problems() -> Vec<String> {
@@ -73,12 +76,14 @@ fn cgroups(mounts: &str) -> Option<String> {
     let mounted = |kind: &str, option: &str| {
         mounts.lines().any(|line| {
             let words: Vec<&str> = line.split(' ').collect();
-            words.get(2) == Some(&kind) && (option.is_empty() || words.get(3).is_some_and(|o| o.split(',').any(|o| o == option)))
+            words.get(2) == Some(&kind)
+                && (option.is_empty() || words.get(3).is_some_and(|o| o.split(',').any(|o| o == option)))
         })
     };
     let v1 = ["cpu", "memory", "pids", "devices"].iter().all(|controller| mounted("cgroup", controller));
     let v2 = mounted("cgroup2", "") && !mounted("cgroup", "memory");
-    (!v1 && !v2).then(|| "no cgroup hierarchy with cpu, memory and pids is mounted; mount cgroup2 at /sys/fs/cgroup".into())
+    (!v1 && !v2)
+        .then(|| "no cgroup hierarchy with cpu, memory and pids is mounted; mount cgroup2 at /sys/fs/cgroup".into())
 }
 
 fn disk(data: &Path) -> Option<String> {
@@ -120,8 +125,16 @@ mod tests {
     fn a_port_in_use_names_its_flag() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("bound").port();
-        let needs = Needs { data: Path::new("/"), bind: Ipv4Addr::LOCALHOST.into(), ports: &[(port, "--https-port")], node: false };
+        let needs = Needs {
+            data: Path::new("/"),
+            bind: Ipv4Addr::LOCALHOST.into(),
+            ports: &[(port, "--https-port")],
+            node: false,
+        };
         let problems = problems(&needs);
-        assert!(problems.iter().any(|p| p.contains(&format!("port {port}")) && p.contains("--https-port")), "{problems:?}");
+        assert!(
+            problems.iter().any(|p| p.contains(&format!("port {port}")) && p.contains("--https-port")),
+            "{problems:?}"
+        );
     }
 }

@@ -108,7 +108,11 @@ fn print(line: &str) {
 #[allow(unsafe_code)]
 pub fn detach(log: &Path) -> Result<()> {
     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).context("cannot make a pipe")?;
-    let log_file = File::options().create(true).append(true).open(log).with_context(|| format!("cannot write {}", log.display()))?;
+    let log_file = File::options()
+        .create(true)
+        .append(true)
+        .open(log)
+        .with_context(|| format!("cannot write {}", log.display()))?;
     let fd = write.as_raw_fd();
     let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
     command.args(std::env::args_os().skip(1).filter(|arg| arg != "--detach"));

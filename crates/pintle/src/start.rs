@@ -119,7 +119,9 @@ fn node_name(options: &Options) -> Result<String> {
     };
     let valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
     if name.is_empty() || !name.chars().all(valid) || !name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
-        bail!("{name:?} cannot be a node's name (lower-case letters, digits, '-' and '.'); choose one with --node-name");
+        bail!(
+            "{name:?} cannot be a node's name (lower-case letters, digits, '-' and '.'); choose one with --node-name"
+        );
     }
     Ok(name)
 }

@@ -1,5 +1,6 @@
 //! SIGKILL in the middle of load loses no acknowledged write. The test runs itself as the victim: a process that writes
 //! from several tasks and says each acknowledged write on its standard output.
+#![allow(clippy::unwrap_used)]
 use pintle_store::embedded::Options;
 use pintle_store::{EmbeddedStore, Op, Store, TxnOutcome};
 use std::collections::BTreeMap;

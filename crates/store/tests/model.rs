@@ -1,4 +1,5 @@
 //! The embedded store behaves as a plain map that remembers every revision, whatever is done to it in whatever order.
+#![allow(clippy::unwrap_used)]
 use bytes::Bytes;
 use pintle_store::embedded::Options;
 use pintle_store::{Compare, EmbeddedStore, Error, Op, Store, TxnOutcome};

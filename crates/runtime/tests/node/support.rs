@@ -213,7 +213,10 @@ fn busybox_image(directory: &Path, target: &Path) {
 /// Removes what a test left.
 pub fn clean_up() {
     for entry in std::fs::read_dir(base()).into_iter().flatten().flatten() {
-        if let Err(error) = { let config = config(&entry.path()); pintle_runtime::purge(&config.root, &config.state, &config.cgroup_parent) } {
+        if let Err(error) = {
+            let config = config(&entry.path());
+            pintle_runtime::purge(&config.root, &config.state, &config.cgroup_parent)
+        } {
             eprintln!("{error}");
         }
     }
