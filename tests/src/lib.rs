@@ -217,7 +217,8 @@ impl Drop for Cluster<'_> {
             let log = std::fs::read_to_string(self.data().join("pintle.log")).unwrap_or_default();
             let lines: Vec<&str> = log.lines().rev().take(40).collect();
             eprintln!("the last lines of pintle.log, newest first:\n{}", lines.join("\n"));
-            for args in [["get", "pods,events", "-A", "-o", "wide"]] {
+            {
+                let args = ["get", "pods,events", "-A", "-o", "wide"];
                 eprintln!("{}", show(&self.kubectl(&args).output().unwrap()));
             }
         }

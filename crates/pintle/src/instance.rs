@@ -243,7 +243,8 @@ fn registered() -> Result<Vec<Instance>> {
     for entry in entries {
         match fs::read(entry?.path().join("instance.json")) {
             Ok(text) => {
-                instances.push(serde_json::from_slice(&text).context("a cluster's entry under /run/pintle is damaged")?)
+                instances
+                    .push(serde_json::from_slice(&text).context("a cluster's entry under /run/pintle is damaged")?);
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).context("cannot read a cluster's entry under /run/pintle"),
@@ -311,7 +312,9 @@ pub fn detect_node_ip() -> Result<IpAddr> {
     let default = routes()?.into_iter().find(|(network, _)| network.prefix_len() == 0).map(|(_, interface)| interface);
     let mut fallback = None;
     for interface in nix::ifaddrs::getifaddrs().context("cannot read the machine's addresses")? {
-        let Some(address) = interface.address.and_then(|address| address.as_sockaddr_in().map(|v4| v4.ip())) else {
+        let Some(address) =
+            interface.address.and_then(|address| address.as_sockaddr_in().map(nix::sys::socket::SockaddrIn::ip))
+        else {
             continue;
         };
         if default.as_deref() == Some(interface.interface_name.as_str()) {

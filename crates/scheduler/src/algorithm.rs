@@ -68,12 +68,12 @@ impl Profile {
     }
 
     /// The best node for the pod; among equals any.
-    pub fn select(&self, cycle: &Cycle<'_>) -> Result<String, FitError> {
+    pub fn select(&self, cycle: &Cycle<'_>) -> Result<String, Box<FitError>> {
         let nodes: Vec<&NodeInfo> = cycle.cache.nodes().collect();
         let mut error = FitError { nodes: nodes.len(), ..FitError::default() };
         if let Some(rejection) = unplaceable(cycle) {
             error.pod_level = Some(rejection);
-            return Err(error);
+            return Err(Box::new(error));
         }
         // A pod that won its place by preemption takes it if it still fits there.
         let nominated = cycle.pod.pod.status.as_ref().and_then(|status| status.nominated_node_name.as_deref());
@@ -92,7 +92,7 @@ impl Profile {
             }
         }
         match feasible.as_slice() {
-            [] => Err(error),
+            [] => Err(Box::new(error)),
             [only] => Ok(only.name().to_owned()),
             _ => Ok(self.best(cycle, &feasible)),
         }

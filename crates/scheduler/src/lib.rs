@@ -108,7 +108,7 @@ impl Scheduler {
         informers.of::<Node>().on_change(move |change| {
             match change {
                 ObjectChange::Deleted(node) => {
-                    this.cache.lock().remove_node(node.metadata.name.as_deref().unwrap_or_default())
+                    this.cache.lock().remove_node(node.metadata.name.as_deref().unwrap_or_default());
                 }
                 ObjectChange::Added(node) | ObjectChange::Updated(_, node) => this.cache.lock().set_node(node),
             }
@@ -187,7 +187,7 @@ impl Scheduler {
                     drop(permit);
                 });
             }
-            Err((error, preempted)) => self.unschedulable(&attempt, error, preempted).await,
+            Err((error, preempted)) => self.unschedulable(&attempt, *error, preempted).await,
         }
     }
 

@@ -43,12 +43,12 @@ impl Resources {
 
     /// Adds `other`.
     pub fn add(&mut self, other: &Resources) {
-        self.combine(other, |a, b| a.saturating_add(b));
+        self.combine(other, i64::saturating_add);
     }
 
     /// Takes `other` away.
     pub fn subtract(&mut self, other: &Resources) {
-        self.combine(other, |a, b| a.saturating_sub(b));
+        self.combine(other, i64::saturating_sub);
     }
 
     /// Raises each amount to that of `other`.

@@ -77,7 +77,8 @@ impl Volumes {
 
 fn capacity(volume: &PersistentVolume) -> i64 {
     let size = volume.spec.as_ref().and_then(|spec| spec.capacity.as_ref()?.get("storage"));
-    size.and_then(|size| pintle_api::quantity::Quantity::parse(&size.0).ok()).map_or(0, |size| size.value())
+    size.and_then(|size| pintle_api::quantity::Quantity::parse(&size.0).ok())
+        .map_or(0, pintle_api::quantity::Quantity::value)
 }
 
 fn fits(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
@@ -91,8 +92,9 @@ fn fits(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
         None => phase == Some("Available"),
     };
     let wanted = claim_spec.resources.as_ref().and_then(|resources| resources.requests.as_ref()?.get("storage"));
-    let wanted =
-        wanted.and_then(|size| pintle_api::quantity::Quantity::parse(&size.0).ok()).map_or(0, |size| size.value());
+    let wanted = wanted
+        .and_then(|size| pintle_api::quantity::Quantity::parse(&size.0).ok())
+        .map_or(0, pintle_api::quantity::Quantity::value);
     let modes = claim_spec.access_modes.iter().flatten();
     free && volume_spec.storage_class_name.as_deref().unwrap_or("")
         == claim_spec.storage_class_name.as_deref().unwrap_or("")
