@@ -171,7 +171,6 @@ pub fn of_subresource(resource: &Resource, subresource: &str) -> &'static dyn St
 
 mod apps;
 mod batch;
-pub mod conversion;
 mod core;
 pub mod generic;
 mod groups;

@@ -352,7 +352,7 @@ const ALL: &[Entry] = &[
     ("apps", "Deployment", DEPLOYMENT, core::deployment),
     ("apps", "ReplicaSet", REPLICA_SET, core::replica_set),
     ("apps", "StatefulSet", STATEFUL_SET, core::stateful_set),
-    ("events.k8s.io", "Event", EVENT, core::event),
+    ("events.k8s.io", "Event", EVENT, core::event_of_events_group),
     ("autoscaling", "HorizontalPodAutoscaler", HORIZONTAL_POD_AUTOSCALER, groups::horizontal_pod_autoscaler),
     ("batch", "CronJob", CRON_JOB, core::cron_job),
     ("batch", "Job", JOB, core::job),

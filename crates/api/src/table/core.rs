@@ -241,30 +241,75 @@ pub(super) fn node(p: &Printed<'_>) -> Vec<Value> {
     ]
 }
 
+/// What the two groups call the fields of an event that are shown.
+struct EventFields {
+    first: &'static str,
+    last: &'static str,
+    count: &'static str,
+    kind: &'static str,
+    name: &'static str,
+    path: &'static str,
+    component: &'static str,
+    host: &'static str,
+    controller: &'static str,
+    message: &'static str,
+}
+
 pub(super) fn event(p: &Printed<'_>) -> Vec<Value> {
+    let fields = EventFields {
+        first: "firstTimestamp",
+        last: "lastTimestamp",
+        count: "count",
+        kind: "involvedObject.kind",
+        name: "involvedObject.name",
+        path: "involvedObject.fieldPath",
+        component: "source.component",
+        host: "source.host",
+        controller: "reportingComponent",
+        message: "message",
+    };
+    event_cells(p, &fields)
+}
+
+pub(super) fn event_of_events_group(p: &Printed<'_>) -> Vec<Value> {
+    let fields = EventFields {
+        first: "deprecatedFirstTimestamp",
+        last: "deprecatedLastTimestamp",
+        count: "deprecatedCount",
+        kind: "regarding.kind",
+        name: "regarding.name",
+        path: "regarding.fieldPath",
+        component: "deprecatedSource.component",
+        host: "deprecatedSource.host",
+        controller: "reportingController",
+        message: "note",
+    };
+    event_cells(p, &fields)
+}
+
+fn event_cells(p: &Printed<'_>, f: &EventFields) -> Vec<Value> {
     let time = |path: &str| Some(p.text(path)).filter(|t| !t.is_empty());
     let since = |time: Option<&str>| time.map_or_else(|| "<unknown>".into(), |t| p.since_text(t));
-    let first = since(time("firstTimestamp").or(time("eventTime")));
-    let mut last = time("lastTimestamp").map_or_else(|| first.clone(), |t| p.since_text(t));
-    let mut count = p.int("count").max(1);
+    let first = since(time(f.first).or(time("eventTime")));
+    let mut last = time(f.last).map_or_else(|| first.clone(), |t| p.since_text(t));
+    let mut count = p.int(f.count).max(1);
     if p.get("series").is_object() {
         last = since(time("series.lastObservedTime"));
         count = p.int("series.count");
     }
-    let kind = p.text("involvedObject.kind").to_lowercase();
-    let name = p.text("involvedObject.name");
+    let (kind, name) = (p.text(f.kind).to_lowercase(), p.text(f.name));
     let target = if name.is_empty() { kind } else { format!("{kind}/{name}") };
-    let component = p.text_or("source.component", p.text("reportingComponent"));
-    let host = p.text_or("source.host", p.text("reportingInstance"));
+    let component = p.text_or(f.component, p.text(f.controller));
+    let host = p.text_or(f.host, p.text("reportingInstance"));
     let source = if host.is_empty() { component.to_owned() } else { format!("{component}, {host}") };
     vec![
         last.into(),
         p.text("type").into(),
         p.text("reason").into(),
         target.into(),
-        p.text("involvedObject.fieldPath").into(),
+        p.text(f.path).into(),
         source.into(),
-        p.text("message").trim().into(),
+        p.text(f.message).trim().into(),
         first.into(),
         count.into(),
         p.name(),

@@ -108,7 +108,7 @@ impl Registry {
         let op = Op::Delete { key: key.to_vec().into() };
         let Some(revision) = self.transact(key.to_vec(), stored.mod_revision, op, side).await? else { return Ok(None) };
         object.set_meta_str("resourceVersion", revision.to_string());
-        Ok(Some(Written { object, bytes: encode_for_storage(write.resource, last).stamped(revision), created: false }))
+        Ok(Some(Written { object, bytes: encode_for_storage(write.resource, last)?.stamped(revision), created: false }))
     }
 }
 

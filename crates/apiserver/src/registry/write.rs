@@ -3,8 +3,9 @@ use super::{Registry, decode_stored, store_error};
 use crate::admission::{Admission, Attributes, Operation};
 use crate::context::RequestContext;
 use crate::encode::{Encoded, encode};
-use crate::strategy::{self, SideWrites, Strategy, conversion};
+use crate::strategy::{self, SideWrites, Strategy};
 use bytes::Bytes;
+use pintle_api::convert;
 use pintle_api::meta::ObjectExt;
 use pintle_api::scheme::Resource;
 use pintle_api::status::ApiError;
@@ -127,7 +128,7 @@ impl Registry {
         mut object: Value,
         side: SideWrites,
     ) -> Result<Committed, ApiError> {
-        let encoded = encode_for_storage(write.resource, &object);
+        let encoded = encode_for_storage(write.resource, &object)?;
         let (bytes, revision) = if write.dry_run {
             let revision = old.map(|kv| kv.mod_revision);
             object.set_meta_str("resourceVersion", "");
@@ -163,12 +164,8 @@ impl Registry {
 
     /// A stored object in the version of `resource`.
     pub fn load(&self, resource: &Resource, stored: &[u8]) -> Result<Value, ApiError> {
-        let mut object = decode_stored(stored)?;
-        if !is_storage_version(resource) {
-            conversion::from_storage(resource, &mut object);
-            super::metadata::set_type(resource, &mut object);
-        }
-        Ok(object)
+        let object = decode_stored(stored)?;
+        convert::from_storage(resource, object).map_err(ApiError::internal)
     }
 }
 
@@ -177,13 +174,10 @@ pub fn is_storage_version(resource: &Resource) -> bool {
     resource.group == resource.storage_group && resource.version == resource.storage_version
 }
 
-pub(super) fn encode_for_storage(resource: &Resource, object: &Value) -> Encoded {
+pub(super) fn encode_for_storage(resource: &Resource, object: &Value) -> Result<Encoded, ApiError> {
     if is_storage_version(resource) {
-        return encode(object);
+        return Ok(encode(object));
     }
-    let mut stored = object.clone();
-    conversion::to_storage(resource, &mut stored);
-    let version = pintle_api::scheme::api_version(&resource.storage_group, &resource.storage_version);
-    stored["apiVersion"] = version.into();
-    encode(&stored)
+    let stored = convert::to_storage(resource, object.clone()).map_err(ApiError::internal)?;
+    Ok(encode(&stored))
 }
