@@ -2,7 +2,7 @@
 use crate::Context;
 use crate::claim::{name, namespace};
 use crate::endpointslice::plan::HEADLESS;
-use crate::error::{Error, is_namespace_terminating, message, unless_not_found};
+use crate::error::{Error, is_already_exists, is_conflict, is_namespace_terminating, message, unless_not_found};
 use crate::pods;
 use crate::selector::Labels;
 use crate::service_pods::{
@@ -82,6 +82,8 @@ async fn sync(controller: Arc<Controller>, (in_namespace, named): ObjectKey) -> 
     };
     match result {
         Err(error) if is_namespace_terminating(&error) => Ok(None),
+        // The local copy is behind: its next change brings the Service back.
+        Err(error) if is_already_exists(&error) || is_conflict(&error) => Err(error.into()),
         Err(error) => {
             let text = format!("Failed to {verb} {in_namespace}/{named}: {}", message(&error));
             controller.recorder.event(&wanted, Warning, reason, text);

@@ -3,7 +3,7 @@ pub(crate) mod plan;
 
 use crate::Context;
 use crate::claim::{name, namespace};
-use crate::error::{Error, is_namespace_terminating, message, unless_not_found};
+use crate::error::{Error, is_conflict, is_namespace_terminating, message, unless_not_found};
 use crate::expectations::Expectations;
 use crate::service_pods::{enqueue_services, managed_selector, selected};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
@@ -115,6 +115,10 @@ async fn sync(controller: Arc<Controller>, (in_namespace, named): ObjectKey) -> 
         if let Error::Api(cause) = &error {
             if is_namespace_terminating(cause) {
                 return Ok(None);
+            }
+            // The local copy is behind: its next change brings the Service back.
+            if is_conflict(cause) {
+                return Err(error);
             }
             let text = format!("Error updating Endpoint Slices for Service {key}: {}", message(cause));
             controller.recorder.event(service.as_ref(), Warning, "FailedToUpdateEndpointSlices", text);

@@ -1,6 +1,8 @@
 //! The controllers of the control plane, one module each: ordinary clients of the API that act as upstream's identities.
 //! Start reading at [`run`]; each controller is a pure decision and a thin edge that applies it.
 pub mod claim;
+pub mod controller_revision;
+mod daemonset;
 mod deployment;
 pub mod discovery;
 mod endpoints;
@@ -12,6 +14,8 @@ pub mod hash;
 pub mod int_or_percent;
 mod namespace;
 mod node_ipam;
+mod node_lifecycle;
+mod node_selector;
 mod persistent_volume;
 pub mod pod_control;
 mod pod_gc;
@@ -22,6 +26,8 @@ mod root_ca;
 pub mod selector;
 mod service_pods;
 mod serviceaccount;
+mod statefulset;
+mod taint_eviction;
 mod volume_protection;
 
 use ipnet::IpNet;
@@ -82,6 +88,10 @@ pub async fn run(config: Config, clients: Clients, informers: Informers, stop: C
     start("pv-protection", Box::pin(volume_protection::run_volumes(cx.clone())), stop.clone());
     start("node-ipam", Box::pin(node_ipam::run(cx.clone())), stop.clone());
     start("pod-gc", Box::pin(pod_gc::run(cx.clone())), stop.clone());
+    start("node-lifecycle", Box::pin(node_lifecycle::run(cx.clone())), stop.clone());
+    start("taint-eviction", Box::pin(taint_eviction::run(cx.clone())), stop.clone());
+    start("statefulset", Box::pin(statefulset::run(cx.clone())), stop.clone());
+    start("daemonset", Box::pin(daemonset::run(cx.clone())), stop.clone());
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "a controller ended by itself");
