@@ -19,6 +19,7 @@ pub mod context;
 pub mod defaults;
 pub mod diff;
 pub mod encode;
+pub mod event_ttl;
 pub mod follow;
 pub mod in_process;
 pub mod list_options;

@@ -137,6 +137,12 @@ pub fn include_object(query: &Query) -> Result<IncludeObject, ApiError> {
     IncludeObject::parse(given).ok_or_else(wrong)
 }
 
+/// Whether objects of `resource` go out as they are stored.
+pub fn is_plain(negotiation: &Negotiation, resource: &Resource) -> bool {
+    let plain = negotiation.encoding == Encoding::Json && !negotiation.pretty && negotiation.view == View::Whole;
+    plain && crate::registry::is_storage_version(resource)
+}
+
 /// Answers with a list of stored objects: their encodings are joined, not parsed, where the client wants them whole.
 pub fn list(
     registry: &Registry,
@@ -146,8 +152,7 @@ pub fn list(
     meta: &ListMeta,
     include: IncludeObject,
 ) -> Result<Response<Body>, ApiError> {
-    let plain = negotiation.encoding == Encoding::Json && !negotiation.pretty && negotiation.view == View::Whole;
-    if plain && crate::registry::is_storage_version(resource) {
+    if is_plain(negotiation, resource) {
         let mut head = format!(
             "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":",
             resource.list_kind,

@@ -11,6 +11,7 @@ use crate::authn::Authenticator;
 use crate::authz::{Attributes, Authorizer, Decision};
 use crate::body::{Body, RequestBody};
 use crate::context::RequestContext;
+use crate::event_ttl;
 use crate::metrics::Metrics;
 use crate::negotiate::{Negotiation, header};
 use crate::registry::Registry;
@@ -33,6 +34,9 @@ use tokio_util::sync::CancellationToken;
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 /// How long a request that is not a stream may take. upstream: --request-timeout.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long the body of a refused request is read.
+const REFUSED_BODY_WAIT: Duration = Duration::from_secs(5);
 
 /// Marks a request that comes from within the process, with the identity of the component that makes it.
 #[derive(Clone, Debug)]
@@ -193,7 +197,7 @@ impl ApiServer {
 
 async fn refuse(error: &ApiError, negotiation: &Negotiation, body: RequestBody) -> Response<Body> {
     // A request that was not read would end its connection.
-    if let Err(error) = crate::codec::read_body(body).await {
+    if let Ok(Err(error)) = tokio::time::timeout(REFUSED_BODY_WAIT, crate::codec::read_body(body)).await {
         tracing::debug!(%error, "the body of a refused request");
     }
     let mut response = respond::error(error, negotiation);

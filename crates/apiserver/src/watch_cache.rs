@@ -8,6 +8,7 @@ use serde_json::Value;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +19,8 @@ pub const ROOT: &str = "/registry/";
 /// How much one ring may hold; a watcher that falls further behind is ended and must list again.
 const RING_BYTES: usize = 16 << 20;
 const RING_EVENTS: usize = 16_384;
+/// How long changes are kept at most; upstream keeps at least 75 seconds of them.
+const RING_AGE: Duration = Duration::from_secs(180);
 
 /// What became of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,6 +64,7 @@ pub struct Change {
     pub current: Option<Bytes>,
     /// The object before the change, none if it is new.
     pub previous: Option<Bytes>,
+    seen: Instant,
     frames: Mutex<Vec<(FrameForm, Bytes)>>,
     projections: OnceLock<(Option<Value>, Option<Value>)>,
 }
@@ -123,9 +127,15 @@ impl Ring {
 
     fn push(&self, change: Change) {
         let mut changes = self.changes.write();
+        let now = change.seen;
         changes.bytes += change.weight();
         changes.kept.push_back(Arc::new(change));
-        while changes.bytes > RING_BYTES || changes.kept.len() > RING_EVENTS {
+        loop {
+            let full = changes.bytes > RING_BYTES || changes.kept.len() > RING_EVENTS;
+            let superfluous = |oldest: &Arc<Change>| full || oldest.seen + RING_AGE < now;
+            if !changes.kept.front().is_some_and(superfluous) {
+                break;
+            }
             let Some(oldest) = changes.kept.pop_front() else { break };
             changes.first += 1;
             changes.bytes -= oldest.weight();
@@ -252,6 +262,7 @@ impl WatchCache {
     }
 
     fn publish(&self, events: Vec<pintle_store::Event>) {
+        let now = Instant::now();
         let mut touched: Vec<Arc<Ring>> = Vec::new();
         let Some(newest) = events.last().map(|event| event.revision) else { return };
         for event in events {
@@ -261,6 +272,7 @@ impl WatchCache {
                 revision: event.revision,
                 current: event.current.map(|kv| kv.value),
                 previous: event.previous.map(|kv| kv.value),
+                seen: now,
                 frames: Mutex::default(),
                 projections: OnceLock::new(),
             });
@@ -290,7 +302,15 @@ mod tests {
     fn change(revision: Revision) -> Change {
         let object = Some(Bytes::from(vec![b'x'; 1 << 20]));
         let (frames, projections) = <_>::default();
-        Change { key: Bytes::new(), revision, current: object, previous: None, frames, projections }
+        Change {
+            key: Bytes::new(),
+            revision,
+            current: object,
+            previous: None,
+            seen: Instant::now(),
+            frames,
+            projections,
+        }
     }
 
     #[test]

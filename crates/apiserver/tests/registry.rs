@@ -242,3 +242,19 @@ async fn yaml_comes_in_and_goes_out() {
     assert!(created.text.contains("kind: ConfigMap"), "{}", created.text);
     assert_eq!(server.get(&format!("{MAPS}/a")).await.ok()["data"], json!({"n": "1"}));
 }
+
+#[tokio::test]
+async fn events_are_forgotten_after_an_hour() {
+    let server = Server::start();
+    let uri = "/api/v1/namespaces/default/events";
+    let event = |name: &str, last: &str| {
+        let object = json!({"kind": "Pod", "name": "p", "namespace": "default"});
+        json!({"metadata": {"name": name}, "involvedObject": object, "lastTimestamp": last, "type": "Normal"})
+    };
+    server.post(uri, &event("a", "2026-01-01T00:00:00Z")).await.ok();
+    server.post(uri, &event("b", "2126-01-01T00:00:00Z")).await.ok();
+    let later = jiff::Timestamp::now() + jiff::SignedDuration::from_mins(61);
+    pintle_apiserver::event_ttl::sweep(server.api.registry(), later).await.unwrap();
+    assert_eq!(server.get(&format!("{uri}/a")).await.status, 404);
+    server.get(&format!("{uri}/b")).await.ok();
+}

@@ -15,6 +15,8 @@ use std::time::Duration;
 const FUTURE_REVISION_WAIT: Duration = Duration::from_secs(3);
 /// How many objects are looked at in one go when a selection is paged.
 const SCAN: usize = 1000;
+/// Lists of so many objects are converted aside.
+const LARGE: usize = 200;
 
 impl ApiServer {
     pub(super) async fn get(&self, call: &Call) -> Result<Response<Body>, ApiError> {
@@ -35,8 +37,14 @@ impl ApiServer {
         let options = ListOptions::parse(&call.resource, &call.cx.info.query, false)?;
         let include = respond::include_object(&call.cx.info.query)?;
         let (stored, meta) = self.page(call, &options).await?;
-        let stored = stored.into_iter().map(|kv| kv.value).collect();
-        respond::list(self.registry(), &call.negotiation, &call.resource, stored, &meta, include)
+        let stored: Vec<Bytes> = stored.into_iter().map(|kv| kv.value).collect();
+        if stored.len() < LARGE || respond::is_plain(&call.negotiation, &call.resource) {
+            return respond::list(self.registry(), &call.negotiation, &call.resource, stored, &meta, include);
+        }
+        // Converting thousands of objects takes long enough to be in other requests' way.
+        let (registry, negotiation, resource) = (self.registry().clone(), call.negotiation, call.resource.clone());
+        let convert = move || respond::list(&registry, &negotiation, &resource, stored, &meta, include);
+        tokio::task::spawn_blocking(convert).await.map_err(ApiError::internal)?
     }
 
     /// One page of a collection.
