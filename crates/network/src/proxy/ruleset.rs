@@ -246,6 +246,7 @@ pub fn local_pods(config: &Config, family: Family) -> Vec<String> {
     cidrs.iter().filter(|cidr| Family::of(cidr.addr()) == family).map(|cidr| cidr.trunc().to_string()).collect()
 }
 
+/// TCP is reset rather than told by ICMP, whose errors the kernel sends once a second only.
 fn skeleton(config: &Config, family: Family) -> String {
     let table = names::services_table(&config.cluster_id);
     let (ip, addr) = (family.word(), family.address_type());
@@ -277,6 +278,7 @@ table {ip} {table} {{
   map firewall-ips {{ type {addr} . inet_proto . inet_service : verdict; }}
   set hairpin-connections {{ type {addr} . {addr} . inet_proto . inet_service; }}
   chain reject-chain {{
+    meta l4proto tcp reject with tcp reset
     reject
   }}
   chain services {{
@@ -290,7 +292,7 @@ table {ip} {table} {{
     fib daddr type local meta l4proto . th dport vmap @no-endpoint-nodeports
   }}
   chain cluster-ips-check {{
-    {ip} daddr @cluster-ips reject
+    {ip} daddr @cluster-ips goto reject-chain
 {unallocated}  }}
   chain firewall-check {{
     {ip} daddr . meta l4proto . th dport vmap @firewall-ips
