@@ -1,12 +1,14 @@
 //! Admission: the last word before an authorized write is stored. Start at [`Admission`].
 mod chain;
 mod default_class;
+mod limit_ranger;
 mod namespace_lifecycle;
 pub(crate) mod node_restriction;
 mod node_taint;
 mod object_in_use;
 mod pod_tolerations;
 mod priority;
+mod resources;
 mod runtime_class;
 mod service_account;
 

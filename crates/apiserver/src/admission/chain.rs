@@ -1,8 +1,8 @@
 //! The built-in plugins in upstream's order. Start at [`ClusterAdmission`].
 use super::{Admission, Attributes, Operation};
 use super::{
-    default_class, namespace_lifecycle, node_restriction, node_taint, object_in_use, pod_tolerations, priority,
-    runtime_class, service_account,
+    default_class, limit_ranger, namespace_lifecycle, node_restriction, node_taint, object_in_use, pod_tolerations,
+    priority, runtime_class, service_account,
 };
 use crate::authz::default::ClusterAuthorizer;
 use crate::authz::{escalation, rbac};
@@ -41,6 +41,7 @@ impl Admission for ClusterAdmission {
         match (group, resource) {
             ("", "pods") if whole => {
                 if create {
+                    limit_ranger::admit(attributes, object, registry).await?;
                     service_account::admit(attributes, object, registry).await?;
                 }
                 priority::admit(attributes, object, registry).await?;
@@ -88,9 +89,14 @@ impl Admission for ClusterAdmission {
                 escalation::check(&write, object, &self.authorizer)
             }
             ("", "pods") if whole && attributes.operation == Operation::Create => {
+                limit_ranger::validate(attributes, object, registry).await?;
                 service_account::validate(attributes, object, registry).await?;
                 runtime_class::validate(attributes, object, registry).await
             }
+            ("", "pods") if attributes.subresource == "resize" => {
+                limit_ranger::validate(attributes, object, registry).await
+            }
+            ("", "persistentvolumeclaims") if whole => limit_ranger::validate(attributes, object, registry).await,
             ("scheduling.k8s.io", "priorityclasses") if whole => {
                 priority::validate_class(attributes, object, registry).await
             }
