@@ -65,8 +65,7 @@ impl Node {
         });
 
         let config = kubelet_config(settings, control_plane)?;
-        let user =
-            UserInfo::new(format!("system:node:{}", settings.instance.node_name), &["system:nodes", "system:masters"]);
+        let user = UserInfo::new(format!("system:node:{}", settings.instance.node_name), &["system:nodes"]);
         let client = control_plane.clients.user(user);
         let kubelet =
             pintle_kubelet::run(config, client, runtime.clone(), runtime, stop.clone()).await.context("the kubelet")?;
