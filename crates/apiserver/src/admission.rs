@@ -6,6 +6,7 @@ mod namespace_lifecycle;
 pub(crate) mod node_restriction;
 mod node_taint;
 mod object_in_use;
+mod pod_security;
 mod pod_tolerations;
 mod priority;
 mod resources;

@@ -7,7 +7,7 @@ use crate::authz::rules::PolicyRule;
 use crate::encode::encode;
 use crate::registry::{Registry, decode_stored, object_key, store_error};
 use pintle_api::meta;
-use pintle_api::scheme::Resource;
+use pintle_api::scheme::{Resource, split_api_version};
 use pintle_api::status::ApiError;
 use pintle_store::{Compare, Op, TxnOutcome};
 use serde_json::{Value, json};
@@ -23,10 +23,11 @@ const RBAC: &str = include_str!("bootstrap/rbac.jsonl");
 /// What Pintle's own add-ons need; upstream's installers bring the like.
 const OWN: &str = include_str!("bootstrap/own.jsonl");
 
-/// Makes and completes the objects that every cluster has, in one transaction.
-pub async fn reconcile(registry: &Registry) -> Result<(), ApiError> {
+/// Makes and completes the objects that every cluster has, in one transaction; at the very first start also `addons`,
+/// which afterwards belong to the user.
+pub async fn reconcile(registry: &Registry, addons: &[Value]) -> Result<(), ApiError> {
     loop {
-        let (compares, ops) = plan(registry).await?;
+        let (compares, ops) = plan(registry, addons).await?;
         if ops.is_empty() {
             return Ok(());
         }
@@ -49,9 +50,15 @@ pub fn rules_of(name: &str) -> Result<Vec<PolicyRule>, ApiError> {
     Ok(Vec::new())
 }
 
-async fn plan(registry: &Registry) -> Result<(Vec<Compare>, Vec<Op>), ApiError> {
+async fn plan(registry: &Registry, addons: &[Value]) -> Result<(Vec<Compare>, Vec<Op>), ApiError> {
     let (mut compares, mut ops) = (Vec::new(), Vec::new());
-    for (resource, wanted) in defaults(registry)? {
+    let mut objects = defaults(registry)?;
+    let namespaces = registry.resource("", "namespaces")?;
+    let system = object_key(&namespaces, "", "kube-system");
+    if registry.store().get(&system).await.map_err(store_error)?.is_none() {
+        objects.extend(addons.iter().map(|object| typed(registry, object)).collect::<Result<Vec<_>, _>>()?);
+    }
+    for (resource, wanted) in objects {
         let namespace = wanted["metadata"]["namespace"].as_str().unwrap_or_default();
         let name = wanted["metadata"]["name"].as_str().unwrap_or_default();
         let key = object_key(&resource, namespace, name);
@@ -67,6 +74,16 @@ async fn plan(registry: &Registry) -> Result<(Vec<Compare>, Vec<Op>), ApiError> 
         }
     }
     Ok((compares, ops))
+}
+
+/// `object` with the resource that its kind is.
+fn typed(registry: &Registry, object: &Value) -> Result<(Arc<Resource>, Value), ApiError> {
+    let (group, version) = split_api_version(object["apiVersion"].as_str().unwrap_or_default());
+    let kind = object["kind"].as_str().unwrap_or_default();
+    let resource = registry.scheme().by_kind(group, version, kind).cloned();
+    let resource =
+        resource.ok_or_else(|| ApiError::internal(format_args!("an add-on is of an unknown kind {kind}")))?;
+    Ok((resource, object.clone()))
 }
 
 fn new_object(mut object: Value) -> Value {

@@ -18,6 +18,7 @@ use crate::special::openid::{CONFIGURATION_PATH, KEYS_PATH, OpenId};
 use crate::special::token_request::TokenRequest;
 use pintle_api::status::ApiError;
 use pintle_pki::ClusterPki;
+use serde_json::Value;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +31,8 @@ pub struct Params {
     pub api_audiences: Vec<String>,
     /// `host:port` under which clients reach the server, for the OpenID discovery document.
     pub external_address: String,
+    /// Objects that a new cluster has besides upstream's: a default StorageClass, an add-on's service account.
+    pub addons: Vec<Value>,
 }
 
 /// The parts of an API server that guard it.
@@ -68,7 +71,7 @@ pub async fn parts(
     specials: &mut Specials,
     stop: &CancellationToken,
 ) -> Result<SecureParts, Error> {
-    bootstrap::reconcile(registry).await?;
+    bootstrap::reconcile(registry, &params.addons).await?;
     bootstrap::keep_aggregated(registry, stop.clone()).await?;
     let nodes = NodeAuthorizer::start(registry, stop).await?;
     let authorizer = ClusterAuthorizer::new(nodes, Rbac::start(registry, stop).await?);

@@ -62,7 +62,7 @@ impl Both {
     async fn start(oracle: Oracle) -> Both {
         let ours = Server::with(Specials::default(), Arc::new(ClusterAdmission));
         let registry = ours.api.registry();
-        bootstrap::reconcile(registry).await.unwrap();
+        bootstrap::reconcile(registry, &[]).await.unwrap();
         let config = bootstrap::service::Config {
             service_cidrs: vec!["10.96.0.0/12".parse().unwrap()],
             advertise_address: "192.0.2.1".parse().unwrap(),

@@ -59,6 +59,8 @@ impl Cluster {
             service_account_issuer: "https://kubernetes.default.svc.cluster.local".into(),
             api_audiences: Vec::new(),
             external_address: format!("127.0.0.1:{port}"),
+            addons: vec![json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
+                                "metadata": {"name": "local"}, "provisioner": "example.com/local"})],
         };
         let parts = secure::parts(&pki, &registry, &params, &mut specials, &stop).await.unwrap();
         let server = ApiServer::new(Parts {
@@ -308,6 +310,7 @@ async fn the_default_policy_survives_a_restart_and_heals() {
     let roles = "/apis/rbac.authorization.k8s.io/v1/clusterroles?limit=500";
     let count = cluster.ok(Method::GET, roles, Value::Null).await["items"].as_array().unwrap().len();
     assert!(count >= 69, "{count}");
+    cluster.ok(Method::GET, "/apis/storage.k8s.io/v1/storageclasses/local", Value::Null).await;
     assert!(cluster.directory.path().exists());
 }
 

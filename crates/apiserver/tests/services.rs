@@ -28,7 +28,7 @@ impl Cluster {
             advertise_address: "192.0.2.1".parse().unwrap(),
             port: 6443,
         };
-        bootstrap::reconcile(&registry).await.unwrap();
+        bootstrap::reconcile(&registry, &[]).await.unwrap();
         bootstrap::service::ensure(&registry, &config).await.unwrap();
         bootstrap::service::ensure(&registry, &config).await.unwrap();
         Cluster { registry, cx: RequestContext::system(), stop, _directory: directory }

@@ -28,6 +28,7 @@ pub async fn server(
         service_account_issuer: format!("https://kubernetes.default.svc.{}", instance.cluster_domain),
         api_audiences: Vec::new(),
         external_address: format!("{}:{}", settings.node_ip, instance.https_port),
+        addons: pintle_storage::manifests(),
     };
     let mut specials = Specials::default();
     register_kinds(&mut specials);

@@ -1,8 +1,8 @@
 //! The built-in plugins in upstream's order. Start at [`ClusterAdmission`].
 use super::{Admission, Attributes, Operation};
 use super::{
-    default_class, limit_ranger, namespace_lifecycle, node_restriction, node_taint, object_in_use, pod_tolerations,
-    priority, runtime_class, service_account,
+    default_class, limit_ranger, namespace_lifecycle, node_restriction, node_taint, object_in_use, pod_security,
+    pod_tolerations, priority, runtime_class, service_account,
 };
 use crate::authz::default::ClusterAuthorizer;
 use crate::authz::{escalation, rbac};
@@ -77,6 +77,7 @@ impl Admission for ClusterAdmission {
     ) -> Result<(), ApiError> {
         let Some(object) = object else { return Ok(()) };
         let whole = attributes.subresource.is_empty();
+        pod_security::validate(attributes, object, registry).await?;
         match (attributes.resource.group.as_str(), attributes.resource.plural.as_str()) {
             (rbac::GROUP, _) => {
                 let write = escalation::Write {
