@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use pintle_api::user::UserInfo;
 
 /// What a Pintle API server authorizes by.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ClusterAuthorizer {
     nodes: NodeAuthorizer,
     rbac: Rbac,

@@ -23,7 +23,7 @@ pub fn node_of(user: &UserInfo) -> Option<&str> {
 }
 
 /// Decides about requests of kubelets; clones share the graph.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct NodeAuthorizer {
     graph: Arc<RwLock<Graph>>,
     changed: Arc<Notify>,
