@@ -106,7 +106,7 @@ async fn sync(controller: Arc<Controller>, (in_namespace, named): ObjectKey) -> 
     };
     let plan = plan::plan(&deployment, sets, old_pods_running, Timestamp::now());
     let again = plan.again;
-    controller.apply(&deployment, plan, &api, &sets_api).await?;
+    Box::pin(controller.apply(&deployment, plan, &api, &sets_api)).await?;
     Ok(again.and_then(|after| Duration::try_from(after).ok()))
 }
 

@@ -12,6 +12,7 @@ pub mod expectations;
 mod garbage_collector;
 pub mod hash;
 pub mod int_or_percent;
+mod job;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
@@ -92,6 +93,8 @@ pub async fn run(config: Config, clients: Clients, informers: Informers, stop: C
     start("taint-eviction", Box::pin(taint_eviction::run(cx.clone())), stop.clone());
     start("statefulset", Box::pin(statefulset::run(cx.clone())), stop.clone());
     start("daemonset", Box::pin(daemonset::run(cx.clone())), stop.clone());
+    start("job", Box::pin(job::run(cx.clone())), stop.clone());
+    start("ttl-after-finished", Box::pin(job::run_ttl(cx.clone())), stop.clone());
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "a controller ended by itself");

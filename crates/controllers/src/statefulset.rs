@@ -55,7 +55,7 @@ pub(crate) async fn run(cx: Context) {
         let pod = change.object();
         match controller_of(pod.as_ref()) {
             Some(owner) if owner.kind == "StatefulSet" => {
-                added.add((namespace(pod.as_ref()).to_owned(), owner.name.clone()))
+                added.add((namespace(pod.as_ref()).to_owned(), owner.name.clone()));
             }
             Some(_) => {}
             None if matches!(change, Change::Deleted(_)) => {}

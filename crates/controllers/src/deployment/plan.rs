@@ -146,9 +146,9 @@ impl Rollout {
             return self.plain_status();
         }
         if is_rolling(&self.deployment) {
-            self.roll()
+            self.roll();
         } else {
-            self.recreate(old_pods_running)
+            self.recreate(old_pods_running);
         }
         status::rollout(&self.deployment, self.newest.as_ref(), &self.old, self.now)
     }
