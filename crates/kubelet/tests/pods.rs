@@ -286,7 +286,7 @@ async fn a_failing_liveness_probe_restarts_only_after_startup() {
         "name": "c", "image": "i", "startupProbe": probe("boot", 100), "livenessProbe": probe("live", 3)}]}),
     );
     node.phase("a", "Running").await;
-    tokio::time::sleep(Duration::from_secs(20)).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
     let pod = node.api.pod("a").unwrap();
     assert_eq!(pod["status"]["containerStatuses"][0]["started"], false);
     assert!(!node.runtime.history().contains(&"exec live".into()));

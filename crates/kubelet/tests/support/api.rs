@@ -89,14 +89,15 @@ impl FakeApi {
     /// Waits until `test` holds for the pod (`Null` when there is none).
     pub async fn pod_until(&self, name: &str, test: impl Fn(&Value) -> bool) -> Value {
         let mut version = self.0.version.subscribe();
+        // Paused time runs on while nothing happens: an hour is long enough to wait.
+        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(3600);
         loop {
             version.borrow_and_update();
             let pod = self.pod(name).unwrap_or(Value::Null);
             if test(&pod) {
                 return pod;
             }
-            // Paused time runs on while nothing happens: an hour is long enough to wait.
-            let change = tokio::time::timeout(std::time::Duration::from_secs(3600), version.changed());
+            let change = tokio::time::timeout_at(deadline, version.changed());
             change.await.unwrap_or_else(|_| panic!("waited in vain: {pod:#}")).unwrap();
         }
     }
@@ -104,13 +105,15 @@ impl FakeApi {
     /// Waits for an event, written `reason: message`.
     pub async fn event(&self, wanted: &str) {
         let mut version = self.0.version.subscribe();
+        // Paused time runs on while nothing happens: an hour is long enough to wait.
+        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(3600);
         loop {
             version.borrow_and_update();
             let events = self.events();
             if events.iter().any(|event| event == wanted) {
                 return;
             }
-            let change = tokio::time::timeout(std::time::Duration::from_secs(3600), version.changed());
+            let change = tokio::time::timeout_at(deadline, version.changed());
             change.await.unwrap_or_else(|_| panic!("no {wanted:?} in {events:#?}")).unwrap();
         }
     }
