@@ -161,9 +161,13 @@ fn conditions(
         .collect()
 }
 
-/// Upstream's default thresholds: 10% of the space or 5% of the inodes.
+/// Space below which a disk is under pressure, in bytes; a large disk is not full when a tenth of it is left.
+const DISK_RESERVE: i64 = 2 << 30;
+
+/// Less than 10% of the space (at most 2 GiB), or less than 5% of the inodes.
 fn disk_pressure(disk: Disk) -> bool {
-    disk.total > 0 && (disk.free < disk.total / 10 || disk.inodes > 0 && disk.inodes_free < disk.inodes / 20)
+    let space = (disk.total / 10).min(DISK_RESERVE);
+    disk.total > 0 && (disk.free < space || disk.inodes > 0 && disk.inodes_free < disk.inodes / 20)
 }
 
 /// Whether a status says something new; heartbeats alone do not.
@@ -210,4 +214,18 @@ pub fn patch(known: &NodeStatus, wanted: &NodeStatus) -> Value {
         }
     }
     Value::Object(patch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_is_under_pressure_when_little_is_left() {
+        let disk = |total: i64, free: i64| Disk { total: total << 30, free: free << 30, inodes: 0, inodes_free: 0 };
+        assert!(!disk_pressure(disk(250, 12)));
+        assert!(disk_pressure(disk(250, 1)));
+        assert!(!disk_pressure(disk(10, 1)));
+        assert!(disk_pressure(Disk { inodes: 100, inodes_free: 4, ..disk(10, 5) }));
+    }
 }
