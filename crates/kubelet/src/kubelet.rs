@@ -2,6 +2,7 @@
 use crate::config::Config;
 use crate::downward::NodeFacts;
 use crate::events::{Recorder, Severity};
+use crate::housekeeping;
 use crate::images::Images;
 use crate::logs::Watches;
 use crate::node::{self, NodeAgent};
@@ -111,7 +112,7 @@ pub async fn run(
     };
     let kubelet = Arc::new(Kubelet {
         volumes: Volumes::new(&config, client.clone(), objects.clone(), facts.clone())?,
-        images: Images::new(images, recorder.clone()),
+        images: Images::new(images.clone(), recorder.clone()),
         statuses: StatusManager::new(client.clone()),
         services: Informers::new(client.clone(), stop.clone()).of::<Service>(),
         runtime,
@@ -133,6 +134,7 @@ pub async fn run(
     }
     tokio::spawn(agent.run(ready_sender, stop.clone()));
     tokio::spawn(follow_pods(kubelet.clone(), workers.clone(), client, stop.clone()));
+    tokio::spawn(housekeeping::run(kubelet.clone(), images, stop.clone()));
     tokio::spawn(follow_runtime(kubelet, workers, stop));
     Ok(Handle { ready })
 }

@@ -9,6 +9,7 @@ mod env;
 mod events;
 mod expansion;
 mod hooks;
+mod housekeeping;
 mod http_probe;
 mod images;
 mod kubelet;

@@ -21,7 +21,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use machine::{Machine, available_memory, busy_seconds};
+pub use machine::{Disk, Machine, disk, available_memory, busy_seconds};
 
 /// Where nodes' leases live.
 const LEASE_NAMESPACE: &str = "kube-node-lease";

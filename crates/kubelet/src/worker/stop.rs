@@ -28,16 +28,29 @@ impl Worker {
         if !pod.is_terminal() || view.running().next().is_some() {
             self.publish(&pod, &view, false);
         }
-        loop {
-            let grace = (pod.is_deleting() || self.desk.removed()).then(|| pod.grace_period().max(1));
-            let desk = self.desk.clone();
-            tokio::select! {
-                result = self.kill_pod(&pod, &view, grace) => {
-                    result?;
-                    break;
+        let grace_of = |worker: &Worker, pod: &Pod| {
+            (pod.is_deleting() || worker.desk.removed()).then(|| pod.grace_period().max(1))
+        };
+        let mut grace = grace_of(self, &pod);
+        'stop: loop {
+            let kill = self.kill_pod(&pod, &view, grace);
+            tokio::pin!(kill);
+            loop {
+                tokio::select! {
+                    result = &mut kill => {
+                        result?;
+                        break 'stop;
+                    }
+                    () = self.desk.hurry.notified() => {
+                        let newer = self.desk.pod();
+                        let shorter = grace_of(self, &newer);
+                        if shorter.is_some_and(|shorter| shorter < grace.unwrap_or(i64::MAX)) {
+                            (pod, grace) = (newer.clone(), shorter);
+                            // Stop again, with less time.
+                            break;
+                        }
+                    }
                 }
-                // A shorter grace period: stop again with that one.
-                () = desk.hurry.notified() => pod = desk.pod(),
             }
         }
         self.probes.stop();
@@ -133,7 +146,7 @@ impl Worker {
         }
         let left = deadline.saturating_duration_since(Instant::now());
         let left =
-            i64::try_from(left.as_secs_f64().ceil() as u64).unwrap_or(i64::MAX).max(MINIMUM_GRACE.min(grace.max(1)));
+            i64::try_from(left.as_secs_f64().ceil() as u64).unwrap_or(i64::MAX).max(MINIMUM_GRACE);
         let request = cri::StopContainerRequest { container_id: id.to_owned(), timeout: left };
         let result = kubelet.runtime.stop_container(request).await;
         if let Some((_, order)) = pod_end {
