@@ -10,8 +10,10 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::Role;
-use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
 use super::portforward;
 use super::session::{Output, Remote, Size, Wanted};
@@ -73,6 +75,11 @@ fn decode(protocol: &str, message: Message) -> Option<(u8, Bytes)> {
     Some((channel, data))
 }
 
+/// The last message: clients take a close without a code for a failure.
+fn goodbye() -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() }))
+}
+
 /// Turns the connection into a client of exec or attach.
 pub(crate) async fn remote(socket: Socket, protocol: &'static str, wanted: Wanted) -> Remote {
     let (mut sink, mut source) = socket.split();
@@ -104,7 +111,7 @@ pub(crate) async fn remote(socket: Socket, protocol: &'static str, wanted: Wante
                 None => break,
             };
         }
-        end(result.and(sink.close().await));
+        end(result.and(sink.send(goodbye()).await));
     });
     let closed = output.clone();
     tokio::spawn(async move {
@@ -170,7 +177,7 @@ pub(crate) fn tunnel(socket: Socket) -> DuplexStream {
                         return end(Err(error));
                     }
                 }
-                Ok(_) | Err(_) => return end(sink.close().await),
+                Ok(_) | Err(_) => return end(sink.send(goodbye()).await),
             }
         }
     });
@@ -228,7 +235,7 @@ pub(crate) async fn port_forward(
                 return end(Err(error));
             }
         }
-        end(sink.close().await);
+        end(sink.send(goodbye()).await);
     };
     let reading = async {
         while let Some(Ok(message)) = source.next().await {
