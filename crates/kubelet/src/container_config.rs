@@ -198,7 +198,7 @@ fn volume_mount(
         Some(expression) => {
             let expanded = expand(expression, lookup);
             if expanded.contains("$(") {
-                return Err(Error::Other(format!("missing value for {:?}", expression)));
+                return Err(Error::Other(format!("missing value for {expression:?}")));
             }
             Some(expanded)
         }

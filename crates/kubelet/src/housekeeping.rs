@@ -113,7 +113,9 @@ async fn collect_images(kubelet: &Kubelet, images: &dyn ImageService, seen: &mut
     let listed = images.list_images(cri::ListImagesRequest { filter: None }).await;
     let (Ok(containers), Ok(listed)) = (containers, listed) else { return };
     let used: HashSet<&str> = (containers.containers.iter())
-        .flat_map(|one| [one.image_ref.as_str(), one.image_id.as_str(), one.image.as_ref().map_or("", |image| &image.image)])
+        .flat_map(|one| {
+            [one.image_ref.as_str(), one.image_id.as_str(), one.image.as_ref().map_or("", |image| &image.image)]
+        })
         .collect();
     seen.retain(|id, _| listed.images.iter().any(|image| image.id == *id));
     let mut unused = Vec::new();
@@ -138,7 +140,8 @@ async fn collect_images(kubelet: &Kubelet, images: &dyn ImageService, seen: &mut
         }
     }
     if wanted > 0 {
-        let message = format!("Failed to garbage collect required amount of images. Still wanted to free {wanted} bytes.");
+        let message =
+            format!("Failed to garbage collect required amount of images. Still wanted to free {wanted} bytes.");
         kubelet.recorder.node(Severity::Warning, "FreeDiskSpaceFailed", message);
     }
 }

@@ -21,7 +21,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use machine::{Disk, Machine, disk, available_memory, busy_seconds};
+pub use machine::{Disk, Machine, available_memory, busy_seconds, disk};
 
 /// Where nodes' leases live.
 const LEASE_NAMESPACE: &str = "kube-node-lease";
@@ -111,7 +111,7 @@ impl NodeAgent {
     }
 
     async fn status(&self, known: Option<&NodeStatus>) -> NodeStatus {
-        let machine = Machine { disk: machine::disk(&self.config.root_dir), ..self.machine.clone() };
+        let machine = Machine { disk: disk(&self.config.root_dir), ..self.machine.clone() };
         let problems = self.runtime_problems().await;
         let mut status =
             status::generate(&self.config, &machine, &self.runtime_version, &problems, known, Timestamp::now());

@@ -1,4 +1,6 @@
 //! The life of pods, with a runtime and an API server in memory and on paused time.
+#![allow(clippy::unwrap_used)]
+
 #[path = "support/api.rs"]
 mod api;
 #[path = "support/runtime.rs"]

@@ -47,7 +47,7 @@ pub fn matching(image: &str, secrets: &[Arc<Secret>]) -> Vec<AuthConfig> {
             }
         }
     }
-    found.sort_by(|a, b| b.0.len().cmp(&a.0.len()));
+    found.sort_by_key(|(path, _)| std::cmp::Reverse(path.len()));
     found.into_iter().map(|(_, auth)| auth).collect()
 }
 

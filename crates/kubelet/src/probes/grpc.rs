@@ -26,14 +26,11 @@ struct CheckResponse {
 pub async fn check(host: &str, port: u16, service: &str, agent: &str, timeout: Duration) -> Result<(), String> {
     let address = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
     let connect = tokio::time::timeout(timeout, TcpStream::connect((host, port))).await;
-    let stream = match connect {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(_)) | Err(_) => {
-            let seconds = timeout.as_secs();
-            return Err(format!(
-                "timeout: failed to connect service {address:?} within {seconds}s: context deadline exceeded"
-            ));
-        }
+    let Ok(Ok(stream)) = connect else {
+        let seconds = timeout.as_secs();
+        return Err(format!(
+            "timeout: failed to connect service {address:?} within {seconds}s: context deadline exceeded"
+        ));
     };
     match tokio::time::timeout(timeout, ask(stream, &address, service, agent)).await {
         Ok(result) => result,

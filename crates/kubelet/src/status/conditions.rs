@@ -121,7 +121,8 @@ fn gates(pod: &Pod, conditions: &[PodCondition]) -> Verdict {
         match conditions.iter().find(|one| one.type_ == *name) {
             None => messages.push(format!("corresponding condition of pod readiness gate {name:?} does not exist.")),
             Some(one) if one.status != "True" => {
-                messages.push(format!("the status of pod readiness gate {name:?} is not \"True\", but {}", one.status))
+                let status = &one.status;
+                messages.push(format!("the status of pod readiness gate {name:?} is not \"True\", but {status}"));
             }
             Some(_) => {}
         }

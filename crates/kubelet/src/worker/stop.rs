@@ -32,26 +32,27 @@ impl Worker {
             (pod.is_deleting() || worker.desk.removed()).then(|| pod.grace_period().max(1))
         };
         let mut grace = grace_of(self, &pod);
-        'stop: loop {
+        // Killed again with less time whenever the grace period becomes shorter.
+        while let Some(shorter) = {
             let kill = self.kill_pod(&pod, &view, grace);
             tokio::pin!(kill);
             loop {
                 tokio::select! {
                     result = &mut kill => {
                         result?;
-                        break 'stop;
+                        break None;
                     }
                     () = self.desk.hurry.notified() => {
                         let newer = self.desk.pod();
                         let shorter = grace_of(self, &newer);
                         if shorter.is_some_and(|shorter| shorter < grace.unwrap_or(i64::MAX)) {
-                            (pod, grace) = (newer.clone(), shorter);
-                            // Stop again, with less time.
-                            break;
+                            break Some((newer, shorter));
                         }
                     }
                 }
             }
+        } {
+            (pod, grace) = shorter;
         }
         self.probes.stop();
         let view = self.view().await?;
@@ -145,8 +146,7 @@ impl Worker {
             order.wait_for_turn(name, deadline).await;
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        let left =
-            i64::try_from(left.as_secs_f64().ceil() as u64).unwrap_or(i64::MAX).max(MINIMUM_GRACE);
+        let left = i64::try_from(left.as_secs_f64().ceil() as u64).unwrap_or(i64::MAX).max(MINIMUM_GRACE);
         let request = cri::StopContainerRequest { container_id: id.to_owned(), timeout: left };
         let result = kubelet.runtime.stop_container(request).await;
         if let Some((_, order)) = pod_end {

@@ -1,4 +1,5 @@
 //! A runtime in memory: containers run until a test ends them.
+use k8s_openapi::jiff::Timestamp;
 use parking_lot::Mutex;
 use pintle_runtime::cri::*;
 use std::collections::{HashMap, HashSet};
@@ -80,12 +81,6 @@ impl FakeRuntime {
         self.state.lock().stubborn.insert(name.into());
     }
 
-    pub fn running(&self) -> Vec<String> {
-        let state = self.state.lock();
-        let running = state.containers.iter().filter(|(_, status, _)| status.state == 1);
-        running.map(|(_, status, _)| status.metadata.as_ref().unwrap().name.clone()).collect()
-    }
-
     pub fn config_of(&self, name: &str) -> Option<ContainerConfig> {
         let state = self.state.lock();
         let found = state.containers.iter().rev().find(|(_, _, config)| config.metadata.as_ref().unwrap().name == name);
@@ -113,7 +108,7 @@ impl FakeRuntime {
     fn end(&self, id: &str, exit_code: i32) {
         let name = {
             let mut state = self.state.lock();
-            let finished = k8s_openapi::jiff::Timestamp::now().as_nanosecond() as i64;
+            let finished = Timestamp::now().as_nanosecond() as i64;
             let Some((_, status, _)) = state.containers.iter_mut().find(|(_, status, _)| status.id == id) else {
                 return;
             };
@@ -227,7 +222,7 @@ impl RuntimeService for FakeRuntime {
             let found = state.containers.iter_mut().find(|(_, status, _)| status.id == request.container_id);
             let Some((_, status, _)) = found else { return gone("container") };
             status.state = 1;
-            status.started_at = k8s_openapi::jiff::Timestamp::now().as_nanosecond() as i64;
+            status.started_at = Timestamp::now().as_nanosecond() as i64;
             status.metadata.as_ref().unwrap().name.clone()
         };
         self.log(format!("started {name}"));
