@@ -15,6 +15,7 @@ pub mod authz;
 pub mod body;
 pub mod bootstrap;
 pub mod codec;
+pub mod compaction;
 pub mod context;
 pub mod defaults;
 pub mod diff;

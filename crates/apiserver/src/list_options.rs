@@ -162,6 +162,12 @@ impl Continue {
         Continue { v: "meta.k8s.io/v1".into(), revision: i64::try_from(revision).unwrap_or(i64::MAX), start }
     }
 
+    /// The same page of whatever is there when it is read.
+    #[must_use]
+    pub fn inconsistent(&self) -> Self {
+        Continue { revision: -1, ..self.clone() }
+    }
+
     /// The opaque form.
     pub fn encode(&self) -> String {
         BASE64_URL_SAFE_NO_PAD.encode(serde_json::json!(self).to_string())

@@ -10,6 +10,7 @@ use crate::admission::Admission;
 use crate::authn::Authenticator;
 use crate::authz::{Attributes, Authorizer, Decision};
 use crate::body::{Body, RequestBody};
+use crate::compaction;
 use crate::context::RequestContext;
 use crate::event_ttl;
 use crate::metrics::Metrics;

@@ -258,3 +258,24 @@ async fn events_are_forgotten_after_an_hour() {
     assert_eq!(server.get(&format!("{uri}/a")).await.status, 404);
     server.get(&format!("{uri}/b")).await.ok();
 }
+
+#[tokio::test]
+async fn a_page_whose_revision_was_compacted_away_can_be_continued_inconsistently() {
+    let server = Server::start();
+    for name in ["a", "b", "c"] {
+        server.post(MAPS, &map(name)).await.ok();
+    }
+    let first = server.get(&format!("{MAPS}?limit=1")).await.ok();
+    let token = first["metadata"]["continue"].as_str().unwrap();
+    server.delete(&format!("{MAPS}/b")).await.ok();
+    let store = server.api.registry().store();
+    store.compact(store.revision()).await.unwrap();
+    let gone = server.get(&format!("{MAPS}?limit=1&continue={token}")).await;
+    let (code, reason, message) = gone.failure();
+    assert_eq!((code, reason.as_str()), (410, "Expired"));
+    assert!(message.starts_with("The provided continue parameter is too old to display a consistent list result."));
+    let status = gone.json();
+    let token = status["metadata"]["continue"].as_str().unwrap();
+    let rest = server.get(&format!("{MAPS}?continue={token}")).await.ok();
+    assert_eq!(rest["items"][0]["metadata"]["name"], "c");
+}

@@ -7,7 +7,7 @@ use crate::registry::{collection_prefix, is_storage_version, object_key, prefix_
 use crate::respond::{self, ListMeta, Shown};
 use bytes::Bytes;
 use http::{Response, StatusCode};
-use pintle_api::status::ApiError;
+use pintle_api::status::{ApiError, Reason};
 use pintle_store::{Error, KeyValue, RangeResult, Revision};
 use std::time::Duration;
 
@@ -36,7 +36,10 @@ impl ApiServer {
     pub(super) async fn list(&self, call: &Call) -> Result<Response<Body>, ApiError> {
         let options = ListOptions::parse(&call.resource, &call.cx.info.query, false)?;
         let include = respond::include_object(&call.cx.info.query)?;
-        let (stored, meta) = self.page(call, &options).await?;
+        let (stored, meta) = match (self.page(call, &options).await, &options.position) {
+            (Err(error), Some(position)) if error.reason == Reason::Expired => return expired(call, &error, position),
+            (page, _) => page?,
+        };
         let stored: Vec<Bytes> = stored.into_iter().map(|kv| kv.value).collect();
         if stored.len() < LARGE || respond::is_plain(&call.negotiation, &call.resource) {
             return respond::list(self.registry(), &call.negotiation, &call.resource, stored, &meta, include);
@@ -129,6 +132,20 @@ impl ApiServer {
         }
         Err(too_large(revision, self.registry().store().revision()))
     }
+}
+
+/// The answer to a token whose revision is gone: with another one, that continues with what is there now.
+/// upstream: etcd3, handleCompactedErrorForPaging.
+fn expired(call: &Call, error: &ApiError, position: &Continue) -> Result<Response<Body>, ApiError> {
+    let mut status = error.to_value();
+    status["message"] = "The provided continue parameter is too old to display a consistent list result. You can start a \
+                         new list without the continue parameter, or use the continue token in this response to \
+                         retrieve the remainder of the results. Continuing with the provided token results in an \
+                         inconsistent list - objects that were created, modified, or deleted between the time the first \
+                         chunk was returned and now may show up in the list."
+        .into();
+    status["metadata"]["continue"] = position.inconsistent().encode().into();
+    respond::value(StatusCode::GONE, &call.negotiation, &status)
 }
 
 /// upstream: storage.NewTooLargeResourceVersionError.
