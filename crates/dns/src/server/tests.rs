@@ -173,3 +173,32 @@ async fn malformed_questions_get_errors_and_answers_get_nothing() {
     let length = socket.recv(&mut buffer).await.unwrap();
     assert_eq!(Message::from_vec(&buffer[..length]).unwrap().metadata.id, last.metadata.id);
 }
+
+#[tokio::test]
+async fn no_question_however_mangled_is_a_panic() {
+    let index = Index::default();
+    let zone = Zone::new(Name::from_ascii("cluster.local.").unwrap());
+    let server = Server::new(zone, index, Forwarder::with_servers(vec![]));
+    let mut seed = question("_http._tcp.web.shop.svc.cluster.local.");
+    seed.set_edns(Edns::new());
+    let seed = seed.to_vec().unwrap();
+    // xorshift: the same cases each time.
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state >> 33).unwrap()
+    };
+    for _ in 0..20_000 {
+        let mut bytes = seed.clone();
+        for _ in 0..next() % 6 {
+            let at = next() % bytes.len();
+            bytes[at] = (next() % 256) as u8;
+        }
+        bytes.truncate(next() % (bytes.len() + 1));
+        if let Some((request, Step::Done(response))) = server.begin(&bytes) {
+            assert!(encode(&response, udp_limit(&request)).is_none_or(|answer| answer.len() <= PAYLOAD.into()));
+        }
+    }
+}

@@ -71,7 +71,7 @@ fn on_node(pods: &[&Pod]) -> Value {
 /// Runs `ask` until it is `Ok`, as rules follow the API some milliseconds later.
 pub async fn eventually<T, F: Future<Output = io::Result<T>>>(mut ask: impl FnMut() -> F) -> T {
     let mut last = None;
-    for _ in 0..200 {
+    for _ in 0..1500 {
         match ask().await {
             Ok(answer) => return answer,
             Err(error) => last = Some(error),
