@@ -7,6 +7,7 @@ mod deployment;
 pub mod discovery;
 mod endpoints;
 mod endpointslice;
+mod endpointslice_mirroring;
 pub mod error;
 pub mod expectations;
 mod garbage_collector;
@@ -95,6 +96,7 @@ pub async fn run(config: Config, clients: Clients, informers: Informers, stop: C
     start("daemonset", Box::pin(daemonset::run(cx.clone())), stop.clone());
     start("job", Box::pin(job::run(cx.clone())), stop.clone());
     start("ttl-after-finished", Box::pin(job::run_ttl(cx.clone())), stop.clone());
+    start("endpointslice-mirroring", Box::pin(endpointslice_mirroring::run(cx.clone())), stop.clone());
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "a controller ended by itself");

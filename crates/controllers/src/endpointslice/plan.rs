@@ -183,7 +183,8 @@ fn same_target(one: &Endpoint, other: &Endpoint) -> bool {
     one.addresses == other.addresses && target(one) == target(other)
 }
 
-fn port_key(ports: &[EndpointPort]) -> String {
+/// Equal for equal sets of ports.
+pub fn port_key(ports: &[EndpointPort]) -> String {
     let mut keys: Vec<String> = ports
         .iter()
         .map(|port| {

@@ -124,24 +124,23 @@ fn sort(owned: &[Arc<Pod>], wanted: &Wanted) -> Sorted {
 fn account(status: &mut JobStatus, sorted: &Sorted, owned: &[Arc<Pod>], indexed: bool) -> Vec<Arc<Pod>> {
     let mut uncounted = status.uncounted_terminated_pods.clone().unwrap_or_default();
     let tracked = |id: &str| owned.iter().any(|pod| uid(pod.as_ref()) == id && is_tracked(pod));
-    let settle =
-        |list: &mut Option<Vec<String>>, finished: &[Arc<Pod>], counter: &mut Option<i32>, counts: bool| {
-            let ids = list.get_or_insert_default();
-            let before = ids.len();
-            ids.retain(|id| tracked(id));
-            if counts {
-                *counter = Some(counter.unwrap_or(0) + i32::try_from(before - ids.len()).unwrap_or(0));
+    let settle = |list: &mut Option<Vec<String>>, finished: &[Arc<Pod>], counter: &mut Option<i32>, counts: bool| {
+        let ids = list.get_or_insert_default();
+        let before = ids.len();
+        ids.retain(|id| tracked(id));
+        if counts {
+            *counter = Some(counter.unwrap_or(0) + i32::try_from(before - ids.len()).unwrap_or(0));
+        }
+        let new = finished.iter().filter(|pod| is_tracked(pod)).map(|pod| uid(pod.as_ref()).to_owned());
+        for id in new {
+            if !ids.contains(&id) {
+                ids.push(id);
             }
-            let new = finished.iter().filter(|pod| is_tracked(pod)).map(|pod| uid(pod.as_ref()).to_owned());
-            for id in new {
-                if !ids.contains(&id) {
-                    ids.push(id);
-                }
-            }
-            if ids.is_empty() {
-                *list = None;
-            }
-        };
+        }
+        if ids.is_empty() {
+            *list = None;
+        }
+    };
     settle(&mut uncounted.succeeded, &sorted.succeeded, &mut status.succeeded, !indexed);
     settle(&mut uncounted.failed, &sorted.failed, &mut status.failed, true);
     let waits = |pod: &&Arc<Pod>| {
