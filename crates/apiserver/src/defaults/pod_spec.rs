@@ -64,6 +64,11 @@ fn container(container: &mut Object) {
     if let Some(lifecycle) = container.child("lifecycle") {
         // The feature ContainerStopSignals is off.
         lifecycle.remove("stopSignal");
+        if lifecycle.is_empty() {
+            container.remove("lifecycle");
+        }
+    }
+    if let Some(lifecycle) = container.child("lifecycle") {
         for hook in ["postStart", "preStop"] {
             if let Some(handler) = lifecycle.child(hook) {
                 http_get(handler);

@@ -6,6 +6,7 @@ use super::{
 use crate::defaults::apps as defaults;
 use crate::validation::apps as validation;
 use crate::value::{Fill, Object, Read, same};
+use pintle_api::names;
 use serde_json::Value;
 
 /// The rules of a kind of `apps`.
@@ -40,6 +41,7 @@ static REPLICA_SET: Rules = Rules {
 };
 
 static STATEFUL_SET: Rules = Rules {
+    name: names::dns1123_label,
     default: Some(defaults::stateful_set),
     validate: validation::stateful_set,
     validate_update: validation::stateful_set_update,

@@ -200,6 +200,8 @@ fn stateful_set_spec(object: &Value) -> Errors {
         }
         let judged = without_identity(template.value, spec.value);
         pod::template(&Field { path: template.path, value: &judged }, &mut errors);
+        // upstream: labels and annotations are judged twice
+        pod::template_metadata(&template, &mut errors);
     }
     runs_always(&template, "StatefulSet", &mut errors);
     errors

@@ -106,16 +106,12 @@ pub(crate) fn secret(object: &Value) -> Errors {
                 }
             }
         }
-        "kubernetes.io/basic-auth" => {
-            if !data.value.has("username") && !data.value.has("password") {
-                need("username");
-                need("password");
-            }
+        "kubernetes.io/basic-auth" if !data.value.has("username") && !data.value.has("password") => {
+            need("username");
+            need("password");
         }
-        "kubernetes.io/ssh-auth" => {
-            if data.value.is_zero("ssh-privatekey") {
-                errors.push(FieldError::required(&data.path.key("ssh-privatekey"), ""));
-            }
+        "kubernetes.io/ssh-auth" if data.value.is_zero("ssh-privatekey") => {
+            errors.push(FieldError::required(&data.path.key("ssh-privatekey"), ""));
         }
         "kubernetes.io/tls" => {
             need("tls.crt");

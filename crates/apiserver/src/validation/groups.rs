@@ -162,6 +162,11 @@ pub(crate) fn horizontal_pod_autoscaler(object: &Value) -> Errors {
             kind.one_of(&kinds, &mut errors);
         }
     }
+    let from_elsewhere = |metric: &Value| matches!(metric.text("type"), "Object" | "External");
+    if min.is_set() && min.int() == 0 && !spec.value.items("metrics").iter().any(from_elsewhere) {
+        let text = "must specify at least one Object or External metric to support scaling to zero replicas";
+        errors.push(spec.child("metrics").forbidden(text));
+    }
     let behavior = spec.child("behavior");
     for rules in ["scaleUp", "scaleDown"].iter().map(|r| behavior.child(r)) {
         if rules.is_set() {

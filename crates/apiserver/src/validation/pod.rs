@@ -50,15 +50,20 @@ fn metadata_and_spec(pod: &Value) -> Errors {
 /// The template of pods in another object, at `template`.
 // upstream: ValidatePodTemplateSpec
 pub(super) fn template(template: &Field<'_>, errors: &mut Errors) {
-    let metadata = template.value.field("metadata");
-    labels(&Field { value: metadata.field("labels"), ..template.child("labels") }, errors);
-    annotations(&Field { value: metadata.field("annotations"), ..template.child("annotations") }, errors);
+    template_metadata(template, errors);
     let at = template.child("spec");
     spec(&at, "", false, errors);
     let ephemeral = at.child("ephemeralContainers");
     if !ephemeral.is_zero() {
         errors.push(ephemeral.forbidden("ephemeral containers not allowed in pod template"));
     }
+}
+
+/// Labels and annotations of a template; upstream's paths leave `metadata` out.
+pub(super) fn template_metadata(template: &Field<'_>, errors: &mut Errors) {
+    let metadata = template.value.field("metadata");
+    labels(&Field { value: metadata.field("labels"), ..template.child("labels") }, errors);
+    annotations(&Field { value: metadata.field("annotations"), ..template.child("annotations") }, errors);
 }
 
 /// A new or changed PodTemplate.
@@ -232,12 +237,20 @@ fn dns_config(config: &Field<'_>, policy: &str, errors: &mut Errors) {
     }
     for search in searches.items().filter(|s| s.text() != ".") {
         let name = search.text().trim_end_matches('.');
-        let wrong = names::dns1123_subdomain(&name.replace('_', "-"));
-        errors.extend(wrong.into_iter().map(|e| FieldError::invalid(&search.path, name, e)));
+        errors.extend(search_path(name).map(|e| FieldError::invalid(&search.path, name, e)));
     }
     for option in config.child("options").items().filter(|o| o.value.is_zero("name")) {
         errors.push(option.missing("must not be empty"));
     }
+}
+
+/// What is wrong with a DNS search path, whose labels may begin with and contain underscores.
+fn search_path(name: &str) -> Option<String> {
+    const MESSAGE: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', \
+        and must start and end with an alphanumeric character";
+    const REGEX: &str = "_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*";
+    let plain = name.strip_prefix('_').unwrap_or(name).replace('_', "-");
+    (!names::dns1123_subdomain(&plain).is_empty()).then(|| names::regex_error(MESSAGE, REGEX, &["example.com"]))
 }
 
 fn host_name(spec: &Field<'_>, errors: &mut Errors) {

@@ -2,7 +2,7 @@
 use super::common::{nonnegative_quantity, quantity};
 use super::field::{Errors, Field};
 use crate::value::Read;
-use pintle_api::{field::FieldError, names};
+use pintle_api::{field::FieldError, names, quantity::Quantity};
 
 const STANDARD: [&str; 19] = [
     "cpu",
@@ -149,7 +149,7 @@ fn requirements(resources: &Field<'_>, name_rule: fn(&str, &Field<'_>, &mut Erro
 
 fn huge_pages(name: &str, at: &Field<'_>, errors: &mut Errors) {
     let Some(size) = name.strip_prefix("hugepages-") else { return };
-    let size = pintle_api::quantity::Quantity::parse(size).ok().and_then(|q| q.as_i64()).filter(|&s| s > 0);
+    let size = Quantity::parse(size).ok().and_then(Quantity::as_i64).filter(|&s| s > 0);
     if size.is_none_or(|size| quantity(at.value).value() % size != 0) {
         let given = quantity(at.value);
         errors.push(at.invalid(format!("{given} is not positive integer multiple of {name}")));

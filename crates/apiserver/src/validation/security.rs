@@ -67,11 +67,9 @@ pub(super) fn pod_security(context: &Field<'_>, spec: &Field<'_>, errors: &mut E
         errors.push(FieldError::invalid(&at.path, true, "ShareProcessNamespace and HostPID cannot both be enabled"));
     }
     sysctls(&context.child("sysctls"), spec, errors);
-    for (field, known) in [("fsGroupChangePolicy", ["Always", "OnRootMismatch"])] {
-        let policy = context.child(field);
-        if policy.is_set() {
-            policy.one_of(&known, errors);
-        }
+    let change = context.child("fsGroupChangePolicy");
+    if change.is_set() {
+        change.one_of(&["Always", "OnRootMismatch"], errors);
     }
     seccomp(&context.child("seccompProfile"), errors);
     app_armor(&context.child("appArmorProfile"), errors);

@@ -238,7 +238,8 @@ fn traffic_policies(at: &Field<'_>, errors: &mut Errors) {
         errors.push(external.invalid("may only be set for externally-accessible services"));
     }
     let health_check = at.child("healthCheckNodePort");
-    if !health_check.is_zero() && !(kind == "LoadBalancer" && external.text() == "Local") {
+    let checked = kind == "LoadBalancer" && external.text() == "Local";
+    if !checked && !health_check.is_zero() {
         let text = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
         errors.push(health_check.invalid(text));
     }
@@ -261,10 +262,12 @@ pub(crate) fn update(new: &Value, old: &Value) -> Errors {
     let (spec, before) = (at.value, old.field("spec"));
     let named = spec.text("type") == "ExternalName" || before.text("type") == "ExternalName";
     let (headless, was_headless) = (is_headless(spec), is_headless(before));
-    if !named && !(headless && was_headless) {
+    let always_headless = headless && was_headless;
+    if !named && !always_headless {
         kept(&at, before, "clusterIPs", "primary clusterIP can not be unset", "clusterIP", &mut errors);
     }
-    if !named && !headless && !was_headless {
+    // The API server fills in the family after this, so that an update that names another one fails on the address.
+    if !named && !headless && !was_headless && spec.items("ipFamilies").len() != before.items("ipFamilies").len() {
         kept(&at, before, "ipFamilies", "primary ipFamily can not be unset", "ipFamily", &mut errors);
     }
     let balanced = |spec: &Value| spec.text("type") == "LoadBalancer";

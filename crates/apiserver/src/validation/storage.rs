@@ -168,7 +168,8 @@ pub(crate) fn storage_class(object: &Value) -> Errors {
         errors.push(provisioner.missing(""));
     } else {
         let lower = provisioner.text().to_lowercase();
-        errors.extend(names::qualified_name(&lower).into_iter().map(|e| provisioner.invalid(e)));
+        let wrong = names::qualified_name(&lower).into_iter();
+        errors.extend(wrong.map(|e| FieldError::invalid(&provisioner.path, &lower, e)));
     }
     let parameters = Field::root(object, "parameters");
     let mut size = 0;
@@ -269,7 +270,7 @@ pub(crate) fn csi_node(object: &Value) -> Errors {
         let mut keys = Vec::new();
         for key in driver.child("topologyKeys").items() {
             if keys.iter().any(|k: &String| k == key.text()) {
-                errors.push(FieldError::duplicate(&key.path, key.text()));
+                errors.push(FieldError::duplicate(&driver.path, key.text()));
             }
             key.checked(names::qualified_name, &mut errors);
             keys.push(key.text().to_owned());
@@ -290,7 +291,7 @@ pub(crate) fn volume_attachment(object: &Value) -> Errors {
     let source = spec.child("source");
     match (source.value.has("inlineVolumeSpec"), source.value.has("persistentVolumeName")) {
         (false, false) => {
-            errors.push(source.missing("must specify exactly one of inlineVolumeSpec and persistentVolumeName"))
+            errors.push(source.missing("must specify exactly one of inlineVolumeSpec and persistentVolumeName"));
         }
         (true, true) => {
             errors.push(source.forbidden("must specify exactly one of inlineVolumeSpec and persistentVolumeName"));

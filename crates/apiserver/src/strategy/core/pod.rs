@@ -204,19 +204,19 @@ mod qos {
 mod tests {
     use super::*;
 
-    fn class(containers: Value) -> &'static str {
+    fn class(containers: &Value) -> &'static str {
         qos::class(&json!({"containers": containers}))
     }
 
     #[test]
     fn the_class_follows_from_requests_and_limits() {
         let full = json!({"cpu": "500m", "memory": "1Gi"});
-        assert_eq!(class(json!([{"resources": {}}])), "BestEffort");
-        assert_eq!(class(json!([{"resources": {"requests": full, "limits": full}}])), "Guaranteed");
+        assert_eq!(class(&json!([{"resources": {}}])), "BestEffort");
+        assert_eq!(class(&json!([{"resources": {"requests": full, "limits": full}}])), "Guaranteed");
         let alike = json!({"requests": {"cpu": "0.5", "memory": "1024Mi"}, "limits": full});
-        assert_eq!(class(json!([{"resources": alike}])), "Guaranteed");
-        assert_eq!(class(json!([{"resources": {"requests": full}}])), "Burstable");
-        assert_eq!(class(json!([{"resources": {"requests": full, "limits": full}}, {}])), "Burstable");
+        assert_eq!(class(&json!([{"resources": alike}])), "Guaranteed");
+        assert_eq!(class(&json!([{"resources": {"requests": full}}])), "Burstable");
+        assert_eq!(class(&json!([{"resources": {"requests": full, "limits": full}}, {}])), "Burstable");
     }
 
     #[test]
