@@ -19,3 +19,4 @@ mod security;
 pub(crate) mod service;
 pub(crate) mod storage;
 mod volumes;
+pub(crate) mod webhooks;

@@ -5,7 +5,7 @@ use super::{
     rules::{Generation, Rules, Status},
 };
 use crate::defaults::{admissionregistration, small_groups as defaults, storage};
-use crate::validation::{groups as rules, networking, rbac, storage as volumes};
+use crate::validation::{groups as rules, networking, rbac, storage as volumes, webhooks};
 use crate::value::{Fill, Object};
 use pintle_api::names;
 use serde_json::{Value, json};
@@ -229,6 +229,8 @@ static FLOW_SCHEMA: Rules = Rules { default: Some(defaults::flow_schema), ..Rule
 static PRIORITY_LEVEL: Rules = Rules { default: Some(defaults::priority_level_configuration), ..Rules::WITH_STATUS };
 
 static VALIDATING_WEBHOOKS: Rules = Rules {
+    validate: webhooks::configuration,
+    validate_update: |new, _| webhooks::configuration(new),
     standard_finalizers: false,
     default: Some(admissionregistration::validating_webhooks),
     generation: Generation::Fields(&["webhooks"]),
