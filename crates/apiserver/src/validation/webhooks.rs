@@ -1,7 +1,6 @@
 //! Configurations of admission webhooks.
 use super::common::label_selector;
 use super::field::{Errors, Field};
-use crate::value::Read;
 use pintle_api::{field::FieldError, names};
 use serde_json::Value;
 
