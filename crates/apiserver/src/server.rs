@@ -2,7 +2,6 @@
 mod paths;
 mod read;
 mod resource;
-mod scale;
 mod watch;
 mod write;
 
@@ -75,9 +74,11 @@ impl std::fmt::Debug for ApiServer {
 }
 
 impl ApiServer {
-    /// A server of `parts`.
+    /// A server of `parts`. Old events and history are removed in the background.
     pub fn new(mut parts: Parts) -> Self {
         special::register_kinds(&mut parts.specials);
+        tokio::spawn(compaction::run(parts.registry.store().clone(), parts.stop.clone()));
+        tokio::spawn(event_ttl::run(parts.registry.clone(), parts.stop.clone()));
         ApiServer(Arc::new(Inner { parts, metrics: Metrics::default() }))
     }
 

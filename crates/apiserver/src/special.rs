@@ -62,25 +62,6 @@ impl Specials {
         self.resources.insert((group.into(), resource.into(), subresource.into()), rest);
     }
 
-    /// The endpoints that every server has: bindings and evictions of pods.
-    pub fn builtin() -> Self {
-        let mut specials = Specials::default();
-        specials.register("", "bindings", "", Arc::new(binding::Binding));
-        specials.register("", "pods", "binding", Arc::new(binding::Binding));
-        specials.register("", "pods", "eviction", Arc::new(eviction::Eviction));
-        specials
-    }
-
-    /// Adds those of `others` that are not there yet.
-    pub fn merge(&mut self, others: Specials) {
-        for (key, rest) in others.resources {
-            self.resources.entry(key).or_insert(rest);
-        }
-        for (path, rest) in others.paths {
-            self.paths.entry(path).or_insert(rest);
-        }
-    }
-
     /// Lets `rest` answer for a path that is no resource (`/openid/v1/jwks`), and for those below it if it ends in `/`.
     pub fn register_path(&mut self, path: &str, rest: Arc<dyn SpecialRest>) {
         self.paths.insert(path.to_owned(), rest);

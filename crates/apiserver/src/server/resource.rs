@@ -46,7 +46,6 @@ impl ApiServer {
         let namespace = if resource.namespaced { info.namespace.clone() } else { String::new() };
         let call = Call { negotiation, parts, resource, namespace, cx };
         let mut response = match verb {
-            _ if call.cx.info.subresource == "scale" => self.scale(&call, verb, &body).await,
             Verb::Get => self.get(&call).await,
             Verb::List => self.list(&call).await,
             Verb::Watch => self.watch(&call).await,

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 const DELETE_PARALLEL: usize = 64;
 
 impl ApiServer {
-    pub(super) fn write_of<'a>(&'a self, call: &'a Call, dry_run: bool, options: &'a Value) -> Write<'a> {
+    fn write_of<'a>(&'a self, call: &'a Call, dry_run: bool, options: &'a Value) -> Write<'a> {
         Write {
             cx: &call.cx,
             resource: &call.resource,
@@ -141,11 +141,11 @@ impl ApiServer {
     }
 }
 
-pub(super) fn read_typed(call: &Call, resource: &Resource, body: &[u8]) -> Result<Value, ApiError> {
+fn read_typed(call: &Call, resource: &Resource, body: &[u8]) -> Result<Value, ApiError> {
     decode_typed(&call.cx, resource, validation_of(call), content_type(&call.parts.headers), body)
 }
 
-pub(super) fn validation_of(call: &Call) -> FieldValidation {
+fn validation_of(call: &Call) -> FieldValidation {
     FieldValidation::parse(call.cx.info.query.text("fieldValidation"))
 }
 
@@ -157,7 +157,7 @@ fn answer(call: &Call, written: &Written) -> Result<Response<Body>, ApiError> {
 }
 
 /// The query's `CreateOptions`, `UpdateOptions` or `PatchOptions`.
-pub(super) fn write_options(call: &Call, kind: &'static str) -> Result<Value, ApiError> {
+fn write_options(call: &Call, kind: &'static str) -> Result<Value, ApiError> {
     let query = &call.cx.info.query;
     let dry_run: Vec<&str> = query.all("dryRun").filter(|value| !value.is_empty()).collect();
     let validation = query.text("fieldValidation");
@@ -205,7 +205,7 @@ fn check_dry_run(values: &[&str], errors: &mut Vec<FieldError>) {
     }
 }
 
-pub(super) fn is_dry_run(options: &Value) -> bool {
+fn is_dry_run(options: &Value) -> bool {
     options.get("dryRun").and_then(Value::as_array).is_some_and(|values| !values.is_empty())
 }
 
