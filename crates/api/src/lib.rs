@@ -5,6 +5,7 @@
 //! | [`scheme`] | which resources exist, by plural or kind: [`scheme::Scheme::builtin`] |
 //! | [`discovery`] | the documents of `/api`, `/apis` and below, legacy and aggregated |
 //! | [`facts`] | the type of a kind and of each of its fields: [`facts::lookup`] |
+//! | [`apply`] | server-side apply and managed fields: [`apply::apply`], [`apply::track_update`] |
 //! | [`convert`] | between versions that share one place in the store: [`convert::to_storage`] |
 //! | [`decode`] | typed decoding: unknown and duplicate fields, Go's type errors, Go's form of empty values |
 //! | [`meta`] | names, labels, owners, times of a dynamic object: [`meta::ObjectExt`] on `serde_json::Value` |
@@ -19,6 +20,7 @@
 //! | [`patch`] | JSON patch, JSON merge patch, strategic merge patch |
 //! | [`table`] | what `kubectl get` shows: [`table::printer`] |
 //! | [`user`] | identities: [`user::UserInfo`] |
+pub mod apply;
 pub mod convert;
 pub mod decode;
 mod descriptions;
