@@ -5,10 +5,13 @@ use pintle_api::scheme::Resource;
 use pintle_api::status::{ApiError, Reason};
 use serde_json::Value;
 
-const JSON_PATCH: &str = "application/json-patch+json";
-const MERGE_PATCH: &str = "application/merge-patch+json";
+/// The media type of JSON patches.
+pub const JSON_PATCH: &str = "application/json-patch+json";
+/// The media type of JSON merge patches.
+pub const MERGE_PATCH: &str = "application/merge-patch+json";
 const STRATEGIC: &str = "application/strategic-merge-patch+json";
-const APPLY: &str = "application/apply-patch+yaml";
+/// The media type of configurations for server-side apply, which are no patches in the sense of [`Patch`].
+pub const APPLY: &str = "application/apply-patch+yaml";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Format {
@@ -32,11 +35,6 @@ impl Patch {
             JSON_PATCH => Format::Json,
             MERGE_PATCH => Format::Merge,
             STRATEGIC if typed => Format::Strategic,
-            APPLY => {
-                let mut error = ApiError::unsupported_media_type(&[JSON_PATCH, MERGE_PATCH, STRATEGIC]);
-                error.message = format!("server-side apply is not supported yet: {}", error.message);
-                return Err(error);
-            }
             STRATEGIC => return Err(ApiError::unsupported_media_type(&[JSON_PATCH, MERGE_PATCH, APPLY])),
             _ => {
                 let mut error = ApiError::new(415, Reason::UnsupportedMediaType, "415: Unsupported Media Type");

@@ -161,7 +161,16 @@ impl ApiServer {
     }
 
     async fn authorize(&self, cx: &RequestContext) -> Result<(), ApiError> {
-        let attributes = Attributes::of_request(&cx.user, &cx.info);
+        self.authorize_attributes(Attributes::of_request(&cx.user, &cx.info)).await
+    }
+
+    /// Whether the user may also do `verb` with what the request is about.
+    pub(crate) async fn authorize_as(&self, cx: &RequestContext, verb: &str) -> Result<(), ApiError> {
+        let verb = verb.to_owned();
+        self.authorize_attributes(Attributes { verb, ..Attributes::of_request(&cx.user, &cx.info) }).await
+    }
+
+    async fn authorize_attributes(&self, attributes: Attributes) -> Result<(), ApiError> {
         match self.parts().authorizer.authorize(&attributes, self.registry()).await {
             Decision::Allow => Ok(()),
             Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(forbidden(&attributes, &reason)),

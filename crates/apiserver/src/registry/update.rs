@@ -82,6 +82,7 @@ impl Registry {
         metadata::ensure_namespace(write.resource, write.namespace, &mut new)?;
         new.set_meta_str("resourceVersion", old.resource_version());
         prepare_update(write, &mut new, &old)?;
+        write.track_fields(&mut new, &old);
         write.admit_valid(self, Operation::Update, name, Some(&new), Some(&old)).await?;
         let side = strategy.before_write(write.cx, self, Some(&old), &mut new).await?;
         if should_delete(&new, &old) && !strategy.holds_deletion(&new) {

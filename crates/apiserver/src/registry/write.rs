@@ -5,10 +5,11 @@ use crate::context::RequestContext;
 use crate::encode::{Encoded, encode};
 use crate::strategy::{self, SideWrites, Strategy};
 use bytes::Bytes;
-use pintle_api::convert;
+use pintle_api::apply::{self, FieldManager};
 use pintle_api::meta::ObjectExt;
 use pintle_api::scheme::Resource;
 use pintle_api::status::ApiError;
+use pintle_api::{convert, facts};
 use pintle_store::{Compare, KeyValue, Op, Revision, TxnOutcome};
 use serde_json::Value;
 
@@ -32,12 +33,26 @@ pub struct Write<'a> {
     pub admission: Option<&'a dyn Admission>,
     /// The request's options, for admission.
     pub options: &'a Value,
+    /// Who owns the fields that change: the parameter `fieldManager`, or the client's name.
+    pub field_manager: &'a str,
+    /// Whether this is server-side apply, which writes `managedFields` itself.
+    pub applies: bool,
 }
 
 impl<'a> Write<'a> {
     /// A write of the server itself, or one whose admission has been done.
     pub fn internal(cx: &'a RequestContext, resource: &'a Resource, namespace: &'a str) -> Self {
-        Write { cx, resource, subresource: "", namespace, dry_run: false, admission: None, options: &Value::Null }
+        Write {
+            cx,
+            resource,
+            subresource: "",
+            namespace,
+            dry_run: false,
+            admission: None,
+            options: &Value::Null,
+            field_manager: "kube-apiserver",
+            applies: false,
+        }
     }
 
     /// The same for a subresource.
@@ -45,6 +60,16 @@ impl<'a> Write<'a> {
     pub fn subresource(mut self, subresource: &'a str) -> Self {
         self.subresource = subresource;
         self
+    }
+
+    /// Notes in `new` which fields of `old` this write takes over; objects whose fields nobody applied are not tracked.
+    pub(super) fn track_fields(&self, new: &mut Value, old: &Value) {
+        let Some(ty) = facts::lookup(&self.resource.group, &self.resource.version, &self.resource.kind) else { return };
+        if !self.applies {
+            let api_version = self.resource.api_version();
+            let (name, subresource) = (self.field_manager, self.subresource);
+            apply::track_update(Some(old), new, FieldManager { name, api_version: &api_version, subresource, ty });
+        }
     }
 
     pub(super) fn strategy(&self) -> &'static dyn Strategy {

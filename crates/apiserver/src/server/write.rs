@@ -4,7 +4,8 @@ use super::resource::Call;
 use crate::body::Body;
 use crate::codec::{FieldValidation, content_type, decode, decode_typed, retype};
 use crate::list_options::ListOptions;
-use crate::patch::Patch;
+use crate::negotiate::header;
+use crate::patch::{APPLY, JSON_PATCH, MERGE_PATCH, Patch};
 use crate::registry::{DeleteOptions, Deleted, Write, Written, ensure_namespace, is_storage_version, object_key};
 use crate::respond::{self, Shown};
 use crate::strategy;
@@ -12,6 +13,8 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use http::{Response, StatusCode};
+use pintle_api::apply::{self, FieldManager};
+use pintle_api::facts;
 use pintle_api::field::{FieldError, Path, go_quote};
 use pintle_api::meta::ObjectExt;
 use pintle_api::scheme::{GroupKind, Resource};
@@ -32,6 +35,8 @@ impl ApiServer {
             dry_run,
             admission: Some(&*self.parts().admission),
             options,
+            field_manager: field_manager(call),
+            applies: false,
         }
     }
 
@@ -72,6 +77,9 @@ impl ApiServer {
     pub(super) async fn patch(&self, call: &Call, body: &[u8]) -> Result<Response<Body>, ApiError> {
         let options = write_options(call, "PatchOptions")?;
         let media_type = content_type(&call.parts.headers).to_owned();
+        if media_type == APPLY {
+            return self.apply(call, body, options).await;
+        }
         let patch = Patch::parse(&call.resource, &media_type, body)?;
         let write = self.write_of(call, is_dry_run(&options), &options);
         let name = &call.cx.info.name;
@@ -88,6 +96,56 @@ impl ApiServer {
             Ok(patched)
         };
         let written = self.registry().update(&write, name, false, &mut apply).await?;
+        answer(call, &written)
+    }
+
+    /// Server-side apply; it may create the object.
+    async fn apply(&self, call: &Call, body: &[u8], mut options: Value) -> Result<Response<Body>, ApiError> {
+        let resource = &call.resource;
+        let ty = facts::lookup(&resource.group, &resource.version, &resource.kind);
+        let ty = ty.ok_or_else(|| ApiError::unsupported_media_type(&[JSON_PATCH, MERGE_PATCH]))?;
+        let wrong = |why: &dyn std::fmt::Display| ApiError::bad_request(format!("error decoding YAML: {why}"));
+        let text = std::str::from_utf8(body).map_err(|e| wrong(&e))?;
+        let config: Value = match serde_json::from_str(text) {
+            Ok(json) => json,
+            Err(_) => serde_saphyr::from_str(text).map_err(|e| wrong(&e))?,
+        };
+        let (query, name) = (&call.cx.info.query, &call.cx.info.name);
+        let force = query.flag("force");
+        options["force"] = force.into();
+        let write = Write { applies: true, ..self.write_of(call, is_dry_run(&options), &options) };
+        let api_version = resource.api_version();
+        let by = FieldManager {
+            name: query.text("fieldManager"),
+            api_version: &api_version,
+            subresource: write.subresource,
+            ty,
+        };
+        let validation = validation_of(call);
+        let mut change = |old: Option<&Value>| {
+            let merged = apply::apply(old, &config, by, force)?;
+            let mut merged = retype(&call.cx, resource, validation, merged)?;
+            match merged.name() {
+                "" => merged.set_meta_str("name", name.as_str()),
+                given if given == name => {}
+                given => {
+                    let text = format!("the name of the object ({given}) does not match the name on the URL ({name})");
+                    return Err(ApiError::bad_request(text));
+                }
+            }
+            ensure_namespace(resource, &call.namespace, &mut merged)?;
+            Ok(merged)
+        };
+        let missing = match self.registry().get_stored(resource, &call.namespace, name).await {
+            Err(error) if error.is_not_found() && write.subresource.is_empty() => true,
+            Err(error) => return Err(error),
+            Ok(_) => false,
+        };
+        if missing {
+            // A configuration that creates the object needs the right to create it, too.
+            self.authorize_as(&call.cx, "create").await?;
+        }
+        let written = self.registry().update(&write, name, missing, &mut change).await?;
         answer(call, &written)
     }
 
@@ -147,6 +205,18 @@ fn read_typed(call: &Call, resource: &Resource, body: &[u8]) -> Result<Value, Ap
 
 fn validation_of(call: &Call) -> FieldValidation {
     FieldValidation::parse(call.cx.info.query.text("fieldValidation"))
+}
+
+/// Who owns the fields that a request changes. upstream: apiserver pkg/endpoints/handlers, managerOrUserAgent
+fn field_manager(call: &Call) -> &str {
+    match call.cx.info.query.text("fieldManager") {
+        "" => match header(&call.parts.headers, "user-agent").split('/').next() {
+            // Components in this process send none: their names end in the component's.
+            None | Some("") => call.cx.user.name.rsplit(':').next().unwrap_or_default(),
+            Some(client) => client,
+        },
+        given => given,
+    }
 }
 
 fn answer(call: &Call, written: &Written) -> Result<Response<Body>, ApiError> {
