@@ -5,11 +5,12 @@ use crate::claim::{name, namespace};
 use crate::error::{Error, unless_not_found};
 use crate::pods;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod, PodCondition};
+use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::{Api, DeleteParams, PostParams, Preconditions};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use pintle_client::WorkQueue;
 use pintle_client::informer::{Change, ObjectKey, key_of};
+use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -98,8 +99,8 @@ pub(crate) async fn run(cx: Context) {
                 }
                 let api: Api<Pod> = Api::namespaced(client, namespace(pod.as_ref()));
                 if !pods::is_terminal(&pod) {
-                    let failed = failed(&pod, reason == Some(Reason::Orphaned), Timestamp::now());
-                    if unless_not_found(api.replace_status(&named, &PostParams::default(), &failed).await)?.is_none() {
+                    let patch = Patch::Strategic(failure(&pod, reason == Some(Reason::Orphaned), Timestamp::now()));
+                    if unless_not_found(api.patch_status(&named, &PatchParams::default(), &patch).await)?.is_none() {
                         return Ok(None);
                     }
                 }
@@ -116,24 +117,16 @@ pub(crate) async fn run(cx: Context) {
         .await;
 }
 
-/// The pod as failed, so that its controller counts it so; disrupted if its node went away.
-fn failed(pod: &Pod, orphaned: bool, now: Timestamp) -> Pod {
-    let mut failed = pod.clone();
-    let status = failed.status.get_or_insert_default();
-    status.phase = Some("Failed".to_owned());
+/// A patch that makes the pod failed, so that its controller counts it so; disrupted if its node went away.
+fn failure(pod: &Pod, orphaned: bool, now: Timestamp) -> Value {
+    let mut patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": {"phase": "Failed"}});
     if orphaned {
-        let conditions = status.conditions.get_or_insert_default();
-        conditions.retain(|condition| condition.type_ != "DisruptionTarget");
-        conditions.push(PodCondition {
-            type_: "DisruptionTarget".to_owned(),
-            status: "True".to_owned(),
-            reason: Some("DeletionByPodGC".to_owned()),
-            message: Some("PodGC: node no longer exists".to_owned()),
-            last_transition_time: Some(Time(now)),
-            ..PodCondition::default()
-        });
+        patch["status"]["conditions"] = json!([{
+            "type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC",
+            "message": "PodGC: node no longer exists", "lastTransitionTime": Time(now),
+        }]);
     }
-    failed
+    patch
 }
 
 #[cfg(test)]
@@ -163,8 +156,9 @@ mod tests {
 
     #[test]
     fn a_pod_of_a_lost_node_is_a_disruption_target() {
-        let gone = failed(&pod("a", true), true, Timestamp::UNIX_EPOCH);
-        assert_eq!(pods::condition(&gone, "DisruptionTarget").unwrap().reason.as_deref(), Some("DeletionByPodGC"));
-        assert_eq!(pods::phase(&gone), "Failed");
+        let status = &failure(&pod("a", true), true, Timestamp::UNIX_EPOCH)["status"];
+        assert_eq!(status["conditions"][0]["reason"], "DeletionByPodGC");
+        assert_eq!(status["phase"], "Failed");
+        assert!(failure(&pod("a", true), false, Timestamp::UNIX_EPOCH)["status"].get("conditions").is_none());
     }
 }
