@@ -67,8 +67,9 @@ impl Network {
         let ipam = Ipam::open(&directory, size.unwrap_or(0))?;
         let network = Network(Arc::new(Inner { config, ipam }));
         network.blocking(Inner::recover).await?;
-        for obstacle in firewall::obstacles(&network.0.config.cluster_id).await? {
-            tracing::warn!("{obstacle}");
+        match firewall::obstacles(&network.0.config.cluster_id).await {
+            Ok(obstacles) => obstacles.iter().for_each(|obstacle| tracing::warn!("{obstacle}")),
+            Err(error) => tracing::debug!(%error, "cannot look at the host's firewall"),
         }
         let watch = TableWatch::open().map_err(step("watch nftables"))?;
         network.0.program().await?;
