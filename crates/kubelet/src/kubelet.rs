@@ -1,7 +1,7 @@
 //! Puts the parts together: what pods share, the watch on this node's pods, and one worker for each of them.
 use crate::config::Config;
 use crate::downward::NodeFacts;
-use crate::events::{Recorder, Severity};
+use crate::events::Recorder;
 use crate::housekeeping;
 use crate::images::Images;
 use crate::logs::Watches;
@@ -222,6 +222,6 @@ async fn follow_runtime(kubelet: Arc<Kubelet>, workers: Workers, stop: Cancellat
                 None => workers.wake_all(),
             }
         }
-        kubelet.recorder.node(Severity::Warning, "RuntimeEventsLost", "the container runtime ended its event stream");
+        tracing::warn!("the container runtime ended its event stream, will open another one");
     }
 }

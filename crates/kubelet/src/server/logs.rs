@@ -65,10 +65,10 @@ impl Server {
         let mut instances = view.containers.iter().filter(|one| one.name == name);
         let newest = instances.next();
         if previous {
-            let dead = newest
-                .filter(|one| one.state == State::Exited && instances.clone().next().is_none() && waits(pod, name));
+            // A container that waits to start again: the instance that died last is the previous one.
+            let dead = newest.filter(|one| one.state == State::Exited && waits(pod, name));
             let before = instances.find(|one| one.state == State::Exited);
-            return before.or(dead).cloned().ok_or_else(|| {
+            return dead.or(before).cloned().ok_or_else(|| {
                 Failure::bad_request(format!(
                     "previous terminated container {name:?} in pod {:?} not found",
                     pod.name()
