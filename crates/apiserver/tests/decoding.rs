@@ -1,4 +1,5 @@
 //! What clients observe of decoding, field validation, strategic patches and discovery.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "test helpers")]
 mod common;
 use common::Server;
 use serde_json::{Value, json};

@@ -4,6 +4,7 @@
 //! it (a namespace of its own is made there and removed). `PINTLE_ORACLE_FIXTURES` may name the directory
 //! `testdata/HEAD` of the Go module `k8s.io/api`; its objects are then sent too. `PINTLE_ORACLE_CASES` selects cases by a
 //! part of their path.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "test helpers")]
 mod common;
 use common::Server;
 use pintle_api::scheme::{Scheme, Verb};

@@ -1,4 +1,5 @@
 //! What clients observe of the generic registry: create, get, list, update, patch, delete.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "test helpers")]
 mod common;
 use common::Server;
 use serde_json::{Value, json};

@@ -1,4 +1,5 @@
 //! Services through the registry: addresses and ports are given, kept, refused when taken, and released.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "test helpers")]
 use pintle_api::{scheme::Scheme, status::ApiError};
 use pintle_apiserver::{
     bootstrap,

@@ -1,4 +1,5 @@
 //! What clients observe of watches.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "test helpers")]
 mod common;
 use common::{Events, Server};
 use serde_json::{Value, json};

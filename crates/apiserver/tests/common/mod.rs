@@ -1,4 +1,5 @@
 //! An API server in process on the embedded store, where everyone may do everything.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "test helpers")]
 #![allow(dead_code, reason = "each test program uses a part")]
 use async_trait::async_trait;
 use bytes::Bytes;
