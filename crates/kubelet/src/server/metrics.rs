@@ -2,7 +2,6 @@
 use super::{Failure, Server};
 use crate::pods::PodExt;
 use pintle_runtime::cri;
-use std::fmt::Write;
 
 impl Server {
     /// The kubelet's own metrics.
@@ -26,10 +25,10 @@ impl Server {
         let mut text = String::new();
         let stats = self.pod_stats().await?;
         let mut family = |name: &str, kind: &str, rows: Vec<(String, f64)>| {
-            // Writing to a String cannot fail.
-            let _ = writeln!(text, "# TYPE {name} {kind}");
+            text.push_str(&format!("# TYPE {name} {kind}\n"));
             for (labels, value) in rows {
-                let _ = writeln!(text, "{name}{{{labels}}} {value}");
+                let labels = if labels.is_empty() { labels } else { format!("{{{labels}}}") };
+                text.push_str(&format!("{name}{labels} {value}\n"));
             }
         };
         let seconds = |usage: Option<&cri::CpuUsage>| {
@@ -60,6 +59,6 @@ impl Server {
         let used = self.kubelet.machine_memory - crate::node::available_memory();
         family("node_memory_working_set_bytes", "gauge", vec![(String::new(), used as f64)]);
         family("node_cpu_usage_seconds_total", "counter", vec![(String::new(), crate::node::busy_seconds())]);
-        Ok(text.replace("{} ", " "))
+        Ok(text)
     }
 }
