@@ -1,4 +1,4 @@
-//! What every cluster has from its first moment: namespaces, priority classes, the default storage class, RBAC policy. Start at [`reconcile`].
+//! What every cluster has from its first moment: namespaces, priority classes, RBAC policy. Start at [`reconcile`].
 //!
 //! The RBAC objects are facts of Kubernetes v1.36, one object per line in `bootstrap/rbac.jsonl`. At each start what is
 //! missing is made and what lost rules or subjects gets them back, unless the object's annotation
@@ -104,7 +104,6 @@ fn defaults(registry: &Registry) -> Result<Vec<(Arc<Resource>, Value)>, ApiError
     let node = "Used for system critical pods that must not be moved from their current node.";
     objects.push((priority_classes.clone(), priority_class("system-cluster-critical", 2_000_000_000, cluster)));
     objects.push((priority_classes, priority_class("system-node-critical", 2_000_001_000, node)));
-    objects.push((registry.resource("storage.k8s.io", "storageclasses")?, local_path_class()));
     let mut policy: Vec<Value> = RBAC
         .lines()
         .chain(OWN.lines())
@@ -131,18 +130,6 @@ fn namespace(name: &str) -> Value {
         "metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}},
         "spec": {"finalizers": ["kubernetes"]},
         "status": {"phase": "Active"},
-    })
-}
-
-/// The default class: volumes are directories of the node that the pod runs on.
-fn local_path_class() -> Value {
-    json!({
-        "kind": "StorageClass",
-        "apiVersion": "storage.k8s.io/v1",
-        "metadata": {"name": "local-path", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
-        "provisioner": "pintle.dev/local-path",
-        "reclaimPolicy": "Delete",
-        "volumeBindingMode": "WaitForFirstConsumer",
     })
 }
 
