@@ -280,3 +280,17 @@ async fn a_page_whose_revision_was_compacted_away_can_be_continued_inconsistentl
     let rest = server.get(&format!("{MAPS}?continue={token}")).await.ok();
     assert_eq!(rest["items"][0]["metadata"]["name"], "c");
 }
+
+#[tokio::test]
+async fn an_ip_address_is_named_by_its_canonical_form() {
+    let server = Server::start();
+    let uri = "/apis/networking.k8s.io/v1/ipaddresses";
+    let address = |name: &str| {
+        let parent = json!({"resource": "services", "name": "s", "namespace": "default"});
+        json!({"metadata": {"name": name}, "spec": {"parentRef": parent}})
+    };
+    server.post(uri, &address("fe80::42:1dff:fe84:f9e2")).await.ok();
+    let (code, _, message) = server.post(uri, &address("FE80::1")).await.failure();
+    assert_eq!(code, 422);
+    assert!(message.contains("must be in canonical form (\"fe80::1\")"), "{message}");
+}

@@ -10,6 +10,18 @@ use crate::value::{Fill, Object};
 use pintle_api::names;
 use serde_json::{Value, json};
 
+/// Addresses are named as what they are, in canonical form.
+static IP_ADDRESS: Rules = Rules { name: ip_name, ..Rules::PLAIN };
+
+// upstream: apimachinery pkg/util/validation, IsValidIP
+fn ip_name(name: &str) -> Vec<String> {
+    match name.parse::<std::net::IpAddr>() {
+        Ok(address) if address.to_string() == name => Vec::new(),
+        Ok(address) => vec![format!("must be in canonical form (\"{address}\")")],
+        Err(_) => vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()],
+    }
+}
+
 /// The rules of a kind of one of these groups.
 pub(super) fn of(group: &str, kind: &str) -> Option<&'static dyn Strategy> {
     Some(match (group, kind) {
@@ -17,7 +29,7 @@ pub(super) fn of(group: &str, kind: &str) -> Option<&'static dyn Strategy> {
         ("networking.k8s.io", "IngressClass") => &INGRESS_CLASS,
         ("networking.k8s.io", "NetworkPolicy") => &NETWORK_POLICY,
         ("networking.k8s.io", "ServiceCIDR") => &SERVICE_CIDR,
-        ("networking.k8s.io", "IPAddress") => &PLAIN,
+        ("networking.k8s.io", "IPAddress") => &IP_ADDRESS,
         ("discovery.k8s.io", "EndpointSlice") => &ENDPOINT_SLICE,
         ("policy", "PodDisruptionBudget") => &POD_DISRUPTION_BUDGET,
         ("rbac.authorization.k8s.io", "Role") => &ROLE,
