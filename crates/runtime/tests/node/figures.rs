@@ -65,6 +65,8 @@ pub async fn fifty_pods_at_once(node: Node) {
     });
     let pods = futures::future::join_all(pods).await;
     println!("fifty pods: {:?}", start.elapsed());
+    let used = pintle_runtime::cgroup::Cgroups::detect().unwrap().cpu_nanoseconds(&crate::support::cgroup()).unwrap();
+    println!("CPU time of shims, helpers and containers: {} µs each", used / 50_000);
     let memory = |id: &String| {
         let pid = std::fs::read_to_string(node.directory.join("state/sandboxes").join(id).join("shim.pid")).unwrap();
         let smaps = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();

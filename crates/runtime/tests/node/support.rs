@@ -45,7 +45,7 @@ pub struct Node {
     pub directory: PathBuf,
 }
 
-fn cgroup() -> String {
+pub fn cgroup() -> String {
     format!("/pintle-test-{}", std::process::id())
 }
 
