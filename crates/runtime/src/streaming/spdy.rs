@@ -230,6 +230,8 @@ fn no_headers(first: bool) -> Vec<u8> {
     let mut block = if first { vec![0x78, 0x01] } else { Vec::new() };
     // Not final, stored, four bytes: the number of headers, zero.
     block.extend_from_slice(&[0, 4, 0, 0xfb, 0xff, 0, 0, 0, 0]);
+    // An empty block, like that of a flush: without it Go's reader looks for more before it hands the first one out.
+    block.extend_from_slice(&[0, 0, 0, 0xff, 0xff]);
     block
 }
 

@@ -1,5 +1,6 @@
 //! Kubernetes' channels over WebSocket, and byte streams tunnelled in it.
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -10,10 +11,9 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
+use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::portforward;
 use super::session::{Output, Remote, Size, Wanted};
@@ -29,6 +29,9 @@ const ERROR: u8 = 3;
 const RESIZE: u8 = 4;
 /// v5: `[255, channel]` ends a channel.
 const CLOSE: u8 = 255;
+
+/// How long a client may take to answer the end of the session.
+const GOODBYE: Duration = Duration::from_secs(5);
 
 /// The protocols for exec and attach, best first. The unnamed one is the oldest.
 pub(crate) const EXEC_PROTOCOLS: [&str; 5] =
@@ -75,11 +78,6 @@ fn decode(protocol: &str, message: Message) -> Option<(u8, Bytes)> {
     Some((channel, data))
 }
 
-/// The last message: clients take a close without a code for a failure.
-fn goodbye() -> Message {
-    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() }))
-}
-
 /// Turns the connection into a client of exec or attach.
 pub(crate) async fn remote(socket: Socket, protocol: &'static str, wanted: Wanted) -> Remote {
     let (mut sink, mut source) = socket.split();
@@ -111,7 +109,10 @@ pub(crate) async fn remote(socket: Socket, protocol: &'static str, wanted: Wante
                 None => break,
             };
         }
-        end(result.and(sink.send(goodbye()).await));
+        end(match result {
+            Ok(()) => sink.send(goodbye()).await,
+            error => error,
+        });
     });
     let closed = output.clone();
     tokio::spawn(async move {
@@ -119,8 +120,12 @@ pub(crate) async fn remote(socket: Socket, protocol: &'static str, wanted: Wante
         loop {
             let message = tokio::select! {
                 message = source.next() => message,
-                // The session is over.
-                () = closed.closed() => break,
+                // The session is over. Going before the client has read everything could take it away again.
+                () = closed.closed() => {
+                    let rest = async { while let Some(Ok(_)) = source.next().await {} };
+                    tokio::time::timeout(GOODBYE, rest).await.ok();
+                    break;
+                }
             };
             let Some(Ok(message)) = message else { break };
             match decode(protocol, message) {
@@ -158,9 +163,16 @@ fn old_status(protocol: &str, status: &Bytes) -> Bytes {
 }
 
 fn end(result: Result<(), Error>) {
-    if let Err(error) = result {
+    if let Err(error) = result
+        && !matches!(error, Error::ConnectionClosed | Error::AlreadyClosed)
+    {
         tracing::debug!(%error, "a WebSocket client went away");
     }
+}
+
+/// The orderly end: clients take a close without a code for a broken connection.
+fn goodbye() -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }))
 }
 
 /// The bytes that are tunnelled in the connection's binary messages.
