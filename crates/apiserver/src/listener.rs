@@ -31,7 +31,7 @@ pub struct Peer {
 /// Serves `server` on `listener` until `stop`; then finishes what is under way, for a few seconds at most.
 pub async fn serve(server: ApiServer, listener: TcpListener, tls: Arc<ServerConfig>, stop: CancellationToken) {
     let acceptor = TlsAcceptor::from(tls);
-    let graceful = Arc::new(GracefulShutdown::new());
+    let graceful = GracefulShutdown::new();
     while let Some(accepted) = tokio::select! { a = listener.accept() => Some(a), () = stop.cancelled() => None } {
         match accepted {
             Ok((stream, address)) => {
@@ -46,9 +46,7 @@ pub async fn serve(server: ApiServer, listener: TcpListener, tls: Arc<ServerConf
         }
     }
     drop(listener);
-    if let Some(graceful) = Arc::into_inner(graceful)
-        && tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err()
-    {
+    if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
         tracing::debug!("connections were still open at the end of the drain");
     }
 }

@@ -60,8 +60,6 @@ pub(super) fn of(group: &str, kind: &str) -> Option<&'static dyn Strategy> {
     })
 }
 
-static PLAIN: Rules = Rules::PLAIN;
-
 static INGRESS: Rules = Rules {
     validate: networking::ingress,
     validate_update: networking::ingress_update,
