@@ -18,6 +18,9 @@ use pintle_runtime::image::pull::{Error, pull};
 use pintle_runtime::image::store::{ImageStore, ProcessConfig};
 use serde_json::{Value, json};
 
+/// How a registry compresses a layer.
+type PackLayer = fn(&[u8]) -> Vec<u8>;
+
 #[derive(Default)]
 struct Registry {
     blobs: HashMap<String, Vec<u8>>,
@@ -36,7 +39,7 @@ fn digest(bytes: &[u8]) -> String {
 
 impl Registry {
     /// A registry with one image of one file, in a layer packed by `pack_layer`, for this machine and another.
-    fn new(directory: &Path, pack_layer: fn(&[u8]) -> Vec<u8>) -> Self {
+    fn new(directory: &Path, pack_layer: PackLayer) -> Self {
         let root = directory.join("image");
         std::fs::create_dir_all(&root).unwrap();
         std::fs::write(root.join("file"), "content".repeat(10_000)).unwrap();
@@ -152,7 +155,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 
 #[tokio::test]
 async fn an_image_is_pulled_for_this_machine_whatever_its_compression() {
-    let layers: [fn(&[u8]) -> Vec<u8>; 3] = [<[u8]>::to_vec, gzip, |bytes| zstd::encode_all(bytes, 1).unwrap()];
+    let layers: [PackLayer; 3] = [<[u8]>::to_vec, gzip, |bytes| zstd::encode_all(bytes, 1).unwrap()];
     for pack_layer in layers {
         let directory = tempfile::tempdir().unwrap();
         let (address, registry) = Registry::new(directory.path(), pack_layer).serve().await;
