@@ -60,6 +60,7 @@ fn bad_manifests_get_upstreams_words() {
         cluster.kubectl_err(&["apply", "-f", file.to_str().unwrap()])
     };
     let cases = [
+        ("apiVersion: v1\nkind: Pot\nmetadata: {name: a}\n", "no matches for kind \"Pot\" in version \"v1\""),
         ("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndatas: {}\n", "unknown field \"datas\""),
         (
             "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: Not_Valid}\n",

@@ -2,6 +2,7 @@
 //!
 //! Documents are written straight into bytes, one schema and one path at a time, so that building one needs little more memory
 //! than the document itself. Callers keep the bytes for as long as the scheme stays the same.
+pub mod gnostic;
 mod operations;
 mod schemas;
 

@@ -7,11 +7,15 @@ use crate::respond;
 use http::header::ACCEPT;
 use http::{Method, Response, StatusCode};
 use pintle_api::discovery;
-use pintle_api::openapi::OpenApi;
+use pintle_api::openapi::{OpenApi, gnostic};
 use pintle_api::status::ApiError;
 use serde_json::{Value, json};
 
 const TEXT: &str = "text/plain; charset=utf-8";
+
+/// How clients ask for `/openapi/v2` in protobuf, and what it is called in the answer.
+const SWAGGER_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2";
+const SWAGGER_PROTOBUF_TYPE: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 impl ApiServer {
     pub(super) async fn path(
@@ -32,6 +36,10 @@ impl ApiServer {
             ["version"] => respond::value(StatusCode::OK, &Negotiation { pretty: true, ..*negotiation }, &version()),
             ["metrics"] => {
                 Ok(respond::raw(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics().text()))
+            }
+            ["openapi", "v2"] if header(&parts.headers, ACCEPT.as_str()).contains(SWAGGER_PROTOBUF) => {
+                let document = self.openapi(|documents| gnostic::document(&documents.v2())).await?;
+                Ok(respond::raw(StatusCode::OK, SWAGGER_PROTOBUF_TYPE, document))
             }
             ["openapi", "v2"] => Ok(openapi(negotiation, self.openapi(|documents| Some(documents.v2())).await?)),
             ["openapi", "v3"] => Ok(openapi(negotiation, self.openapi(|documents| Some(documents.v3_index())).await?)),
