@@ -1,5 +1,4 @@
 //! Wires a node: pod network, service proxy, DNS, container runtime, kubelet.
-use crate::control;
 use crate::control_plane::ControlPlane;
 use crate::instance::{Instance, Paths};
 use crate::progress::Progress;
@@ -39,8 +38,6 @@ impl Node {
         let runtime = Arc::new(Runtime::open(config).await.context("the container runtime")?);
         progress.step("pod network and container runtime");
 
-        let control = control::serve(control::path(&settings.instance.run_dir()), runtime.clone(), stop.clone());
-        components.spawn(async move { ("control socket", control.await) });
         let proxy_client = control_plane.clients.user(UserInfo::new("system:kube-proxy", &[]));
         let informers = Informers::new(proxy_client, stop.clone());
         let proxy = pintle_network::run(network_config, informers, stop.clone());
@@ -177,10 +174,12 @@ pub fn purge(paths: &Paths, instance: &Instance) -> Result<()> {
     runtime.block_on(pintle_network::purge(&instance.id, &network_dir(paths))).context("the pod network")
 }
 
-fn runtime_root(paths: &Paths) -> PathBuf {
+/// Where the node keeps images and records.
+pub fn runtime_root(paths: &Paths) -> PathBuf {
     paths.data.join("runtime")
 }
 
-fn runtime_state(instance: &Instance) -> PathBuf {
+/// Where the running node listens.
+pub fn runtime_state(instance: &Instance) -> PathBuf {
     instance.run_dir().join("runtime")
 }

@@ -27,6 +27,8 @@ use protocol::{CONFIG, Reply, SOCKET, SandboxConfig};
 ///
 /// Has to be called before anything else in the process: no other thread may exist.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    // One huge page would be most of what a shim uses. The helpers give them back to containers; a refusal only costs memory.
+    nix::sys::prctl::set_thp_disable(true).ok();
     // SAFETY: descriptor 0 is this process' own standard input, and nothing else in it uses that.
     let parent = unsafe { OwnedFd::from_raw_fd(libc::fcntl(0, libc::F_DUPFD_CLOEXEC, 3)) };
     let directory = args.into_iter().next().map(PathBuf::from);

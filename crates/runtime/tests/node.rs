@@ -43,6 +43,7 @@ const TESTS: &[(&str, Test)] = tests![
     lifecycle::a_missing_working_directory_is_made,
     lifecycle::what_was_never_finished_is_removed,
     lifecycle::the_command_line_reaches_the_images,
+    lifecycle::shims_use_no_huge_pages_and_containers_may,
     security::a_container_is_confined,
     security::a_privileged_container_has_the_machine,
     security::mounts_stay_inside_the_root,

@@ -52,6 +52,8 @@ pub fn run(file: &Path, target: &Target<'_>, stdio: Option<Stdio>, progress: &Ow
 }
 
 fn enter(file: &Path, target: &Target<'_>, stdio: Option<Stdio>, progress: &OwnedFd) -> Result<(), String> {
+    // As for the container's first process: a refusal changes nothing the program could see.
+    nix::sys::prctl::set_thp_disable(false).ok();
     let text = fs::read(file).map_err(|error| format!("cannot read the process to run: {error}"))?;
     fs::remove_file(file).map_err(|error| format!("cannot remove {}: {error}", file.display()))?;
     let what: ExecProcess = serde_json::from_slice(&text).map_err(|error| format!("bad process to run: {error}"))?;

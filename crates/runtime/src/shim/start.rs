@@ -50,6 +50,8 @@ pub struct Stdio {
 
 /// The helper's main function: reports over `progress` and ends the process.
 pub fn run(request: &StartContainer, cgroups: &Cgroups, stdio: Option<Stdio>, progress: &OwnedFd) -> ! {
+    // The shim does without huge pages, programs in containers need not. A refusal changes nothing they could see.
+    nix::sys::prctl::set_thp_disable(false).ok();
     // libcontainer knows the hierarchies with controllers only.
     let result = cgroups
         .join_named(&request.cgroup)

@@ -253,3 +253,15 @@ pub async fn the_command_line_reaches_the_images(node: Node) {
     let error = pintle_runtime::image::store::ImageStore::open(&node.directory.join("root")).unwrap_err();
     assert!(error.to_string().contains("in use by a running node"), "{error}");
 }
+
+pub async fn shims_use_no_huge_pages_and_containers_may(node: Node) {
+    let sandbox = node.sandbox(own()).await;
+    let id = node.run(&sandbox, "app", "sleep 1000").await;
+    let shim = node.directory.join("state/sandboxes").join(&sandbox.0).join("shim.pid");
+    let shim = std::fs::read_to_string(shim).unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{shim}/status")).unwrap();
+    assert!(status.contains("THP_enabled:\t0"), "{status}");
+    for script in ["grep THP_enabled /proc/1/status", "grep THP_enabled /proc/self/status"] {
+        assert_eq!(node.exec_text(&id, script).await.trim(), "THP_enabled:\t1");
+    }
+}
