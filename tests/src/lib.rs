@@ -67,6 +67,39 @@ impl Drop for Host {
     }
 }
 
+/// A disk of its own, in memory; dropped, it is unmounted.
+pub struct Disk(tempfile::TempDir);
+
+impl Disk {
+    /// An empty disk of `mib` MiB.
+    pub fn new(mib: u32) -> Self {
+        let dir = tempfile::Builder::new().prefix("pintle-disk-").tempdir().unwrap();
+        run(Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"]).arg(dir.path()));
+        Disk(dir)
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Takes all the room that is left; returns the file that takes it.
+    pub fn fill(&self) -> PathBuf {
+        let path = self.path().join("filler");
+        let mut file = std::fs::File::create(&path).unwrap();
+        let block = vec![1; 64 << 10];
+        let full = std::iter::repeat_with(|| std::io::Write::write_all(&mut file, &block)).find_map(Result::err);
+        assert_eq!(full.unwrap().kind(), std::io::ErrorKind::StorageFull);
+        path
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        run(Command::new("umount").arg(self.path()));
+    }
+}
+
 /// One cluster on a host; dropped, it is reset and every trace is looked for.
 pub struct Cluster<'a> {
     host: &'a Host,
@@ -84,7 +117,12 @@ impl<'a> Cluster<'a> {
 
     /// A cluster that has not been started.
     pub fn new(host: &'a Host) -> Self {
-        Cluster { host, dir: tempfile::Builder::new().prefix("pintle-test-").tempdir().unwrap() }
+        Cluster::below(host, &std::env::temp_dir())
+    }
+
+    /// A cluster that has not been started, with its files below `parent`.
+    pub fn below(host: &'a Host, parent: &Path) -> Self {
+        Cluster { host, dir: tempfile::Builder::new().prefix("pintle-test-").tempdir_in(parent).unwrap() }
     }
 
     /// `pintle up --detach` with further flags.

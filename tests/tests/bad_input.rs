@@ -1,6 +1,6 @@
 //! What goes wrong on users' machines: each problem is one clear line, nothing is lost and nothing crashes.
 #![allow(clippy::unwrap_used)]
-use cluster_tests::{Cluster, Host, eventually, run, show};
+use cluster_tests::{Cluster, Disk, Host, eventually, run, show};
 use std::io::{Seek, Write};
 
 #[test]
@@ -84,5 +84,49 @@ fn bad_manifests_get_upstreams_words() {
             pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"].as_str().unwrap_or("").to_owned();
         ["ErrImagePull", "ImagePullBackOff"].contains(&reason.as_str()).then_some(())
     });
+    cluster.reset();
+}
+
+#[test]
+fn a_full_disk_refuses_writes_serves_reads_and_loses_nothing() {
+    let host = Host::new("full");
+    let disk = Disk::new(320);
+    let cluster = Cluster::below(&host, disk.path());
+    assert!(cluster.start(&[]).status.success());
+    let filler = disk.fill();
+    let large = "x".repeat(100_000);
+    let create = |n: usize| {
+        cluster.kubectl(&["create", "configmap", &format!("n{n}"), "--from-literal", &format!("a={large}")]).output()
+    };
+    let mut acknowledged = Vec::new();
+    let refused = (0..200).find_map(|n| {
+        let output = create(n).unwrap();
+        if !output.status.success() {
+            return Some(show(&output));
+        }
+        acknowledged.push(format!("configmap/n{n}"));
+        None
+    });
+    let said = refused.expect("a full disk takes no writes without end");
+    assert!(said.contains("the store cannot write") && said.contains("No space left on device"), "{said}");
+    let kept = |acknowledged: &[String], when: &str| {
+        let names = cluster.kubectl_ok(&["get", "configmaps", "-o", "name"]);
+        for name in acknowledged {
+            assert!(names.lines().any(|line| line == name), "{name} is lost {when}");
+        }
+    };
+    kept(&acknowledged, "while the disk is full");
+    std::fs::remove_file(&filler).unwrap();
+    let output = create(1000).unwrap();
+    assert!(output.status.success(), "with room again it writes: {}", show(&output));
+    acknowledged.push("configmap/n1000".into());
+    run(&mut cluster.pintle(&["down"]));
+    assert!(cluster.start(&[]).status.success());
+    kept(&acknowledged, "after a restart");
+    run(&mut cluster.pintle(&["down"]));
+    let filler = disk.fill();
+    let said = show(&cluster.start(&[]));
+    assert!(said.lines().count() == 1 && said.contains("MiB are free on the disk"), "{said}");
+    std::fs::remove_file(&filler).unwrap();
     cluster.reset();
 }

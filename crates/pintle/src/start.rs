@@ -129,7 +129,9 @@ fn node_name(options: &Options) -> Result<String> {
 fn start_logging(options: &Options) -> Result<()> {
     let filter = options.log_level.as_deref().unwrap_or("info");
     let filter = tracing_subscriber::EnvFilter::try_new(filter).with_context(|| format!("--log-level {filter}"))?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A line that cannot be written (the log's disk is full) is dropped: reporting it on standard error would panic.
+    let logs =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
     let started = match options.log_format.unwrap_or(LogFormat::Text) {
         LogFormat::Text => logs.with_ansi(false).try_init(),
         LogFormat::Json => logs.json().try_init(),
