@@ -37,8 +37,10 @@ fn main() -> Result<()> {
 /// Where cargo keeps the sources of `k8s-openapi`.
 fn sources() -> Result<PathBuf> {
     let manifest = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("Cargo.toml");
+    // May download: a build fetches only what it compiles, the whole graph names more.
     let output = Command::new(env::var("CARGO")?)
-        .args(["metadata", "--format-version", "1", "--offline", "--manifest-path"])
+        .args(["metadata", "--format-version", "1", "--locked", "--filter-platform", &env::var("TARGET")?])
+        .arg("--manifest-path")
         .arg(manifest)
         .output()?;
     if !output.status.success() {
