@@ -1,0 +1,311 @@
+//! Static checking of names and types. Start at [`Checker::check`].
+// upstream: cel-go checker
+use crate::expr::{Kind, Loop, Node, Step};
+use crate::lower::At;
+use crate::signatures;
+use crate::types::Type;
+use crate::value::Value;
+use cel::common::ast::operators;
+use std::collections::BTreeSet;
+
+pub(crate) struct Checker<'a> {
+    /// The environment's variables.
+    pub variables: &'a [(String, Type)],
+    /// Object types that expressions may construct, by name.
+    pub structs: &'a [Type],
+    pub scope: Vec<(String, Type)>,
+    pub used: BTreeSet<String>,
+    pub errors: Vec<At>,
+}
+
+/// Names of types, which are values of type `type`.
+const TYPE_NAMES: [&str; 13] = [
+    "bool",
+    "int",
+    "uint",
+    "double",
+    "string",
+    "bytes",
+    "list",
+    "map",
+    "null_type",
+    "type",
+    "dyn",
+    "google.protobuf.Timestamp",
+    "google.protobuf.Duration",
+];
+
+impl Checker<'_> {
+    fn error(&mut self, node: &Node, text: impl Into<String>) -> Type {
+        self.errors.push((node.at, text.into()));
+        Type::Dyn
+    }
+
+    /// The type of `node`; what is wrong goes to `errors`.
+    pub(crate) fn check(&mut self, node: &Node) -> Type {
+        match &node.kind {
+            Kind::Literal(value) => literal(value),
+            Kind::Ident(name) => self.ident(node, name),
+            Kind::Select(operand, field) => {
+                let operand = self.check(operand);
+                self.select(node, &operand, field)
+            }
+            Kind::SelectOptional(operand, field) => {
+                let operand = self.check(operand);
+                match self.select(node, &operand, field) {
+                    already @ Type::Optional(_) => already,
+                    plain => Type::optional(plain),
+                }
+            }
+            Kind::Has(operand, field) => {
+                let operand = self.check(operand);
+                self.select(node, &operand, field);
+                Type::Bool
+            }
+            Kind::And(a, b) => self.logical(node, operators::LOGICAL_AND, a, b),
+            Kind::Or(a, b) => self.logical(node, operators::LOGICAL_OR, a, b),
+            Kind::NotFalse(condition) => {
+                self.check(condition);
+                Type::Bool
+            }
+            Kind::Conditional(parts) => {
+                let (condition, then, otherwise) = (self.check(&parts.0), self.check(&parts.1), self.check(&parts.2));
+                match then.join(&otherwise).filter(|_| Type::Bool.accepts(&condition)) {
+                    Some(joined) => joined,
+                    None => self.no_overload(node, operators::CONDITIONAL, false, &[condition, then, otherwise]),
+                }
+            }
+            Kind::Call(call) => {
+                let args: Vec<Type> = call.args.iter().map(|arg| self.check(arg)).collect();
+                if !signatures::is_known(&call.function) {
+                    return self.error(node, format!("undeclared reference to '{}' (in container '')", call.function));
+                }
+                match signatures::resolve(&call.function, call.member, &args) {
+                    Some(result) => result,
+                    None => self.no_overload(node, &call.function, call.member, &args),
+                }
+            }
+            Kind::List(elements) => {
+                let mut held = Type::Unknown;
+                for (element, optional) in elements {
+                    let ty = self.check(element);
+                    let ty = if *optional { unwrapped(ty) } else { ty };
+                    held = self.same(element, held, ty);
+                }
+                Type::list(held)
+            }
+            Kind::Map(entries) => {
+                let (mut keys, mut values) = (Type::Unknown, Type::Unknown);
+                for (key, value, optional) in entries {
+                    let ty = self.check(key);
+                    keys = self.same(key, keys, ty);
+                    let ty = self.check(value);
+                    let ty = if *optional { unwrapped(ty) } else { ty };
+                    values = self.same(value, values, ty);
+                }
+                Type::map(keys, values)
+            }
+            Kind::Struct(name, fields) => self.construct(node, name, fields),
+            Kind::Loop(comprehension) => self.comprehension(node, comprehension),
+            Kind::OptionalMap(map) => {
+                let operand = self.check(&map.operand);
+                let inner = match operand {
+                    Type::Optional(of) => (*of).clone(),
+                    other if other.is_dynamic() => Type::Dyn,
+                    other => return self.no_overload(node, "optMap", true, &[other]),
+                };
+                self.scope.push((map.var.clone(), inner));
+                let body = self.check(&map.body);
+                self.scope.pop();
+                match (map.flat, body) {
+                    (false, body) => Type::optional(body),
+                    (true, body @ Type::Optional(_)) => body,
+                    (true, body) if body.is_dynamic() => Type::optional(Type::Dyn),
+                    (true, body) => self.no_overload(node, "optFlatMap", true, &[body]),
+                }
+            }
+        }
+    }
+
+    fn ident(&mut self, node: &Node, name: &str) -> Type {
+        let plain = name.trim_start_matches('.');
+        if let Some((_, ty)) = self.scope.iter().rev().find(|(held, _)| held == name) {
+            return ty.clone();
+        }
+        if let Some((held, ty)) = self.variables.iter().find(|(held, _)| held == plain) {
+            self.used.insert(held.clone());
+            return ty.clone();
+        }
+        if TYPE_NAMES.contains(&plain) {
+            return Type::Type;
+        }
+        self.error(node, format!("undeclared reference to '{plain}' (in container '')"))
+    }
+
+    fn select(&mut self, node: &Node, operand: &Type, field: &str) -> Type {
+        match operand {
+            t if t.is_dynamic() => Type::Dyn,
+            Type::Map(of) => of.1.clone(),
+            Type::Object(object) => match object.fields.field(field) {
+                Some(field) => field.ty,
+                None => self.error(node, format!("undefined field '{field}'")),
+            },
+            Type::Optional(of) => match self.select(node, of, field) {
+                already @ Type::Optional(_) => already,
+                plain => Type::optional(plain),
+            },
+            other => self.error(node, format!("type '{other}' does not support field selection")),
+        }
+    }
+
+    fn logical(&mut self, node: &Node, operator: &str, a: &Node, b: &Node) -> Type {
+        let (a, b) = (self.check(a), self.check(b));
+        if !Type::Bool.accepts(&a) || !Type::Bool.accepts(&b) {
+            return self.no_overload(node, operator, false, &[a, b]);
+        }
+        Type::Bool
+    }
+
+    fn no_overload(&mut self, node: &Node, function: &str, member: bool, args: &[Type]) -> Type {
+        let list = |args: &[Type]| args.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let applied = match args {
+            [target, rest @ ..] if member => format!("{target}.({})", list(rest)),
+            args => format!("({})", list(args)),
+        };
+        self.error(node, format!("found no matching overload for '{function}' applied to '{applied}'"))
+    }
+
+    /// Elements of a literal must be of one type.
+    fn same(&mut self, node: &Node, held: Type, given: Type) -> Type {
+        match held.join(&given) {
+            Some(joined) => joined,
+            None => {
+                self.error(node, format!("expected type '{held}' but found '{given}'"));
+                held
+            }
+        }
+    }
+
+    fn construct(&mut self, node: &Node, name: &str, fields: &[(String, Node, bool)]) -> Type {
+        let known = self.structs.iter().find_map(|ty| match ty {
+            Type::Object(object) if object.name == name => Some(ty.clone()),
+            Type::Object(object) => {
+                // Nested types are named by the way to them: Object.spec.template.
+                let rest = name.strip_prefix(object.name.as_str())?.strip_prefix('.')?;
+                rest.split('.').try_fold(ty.clone(), |ty, step| match ty {
+                    Type::Object(object) => match object.fields.field(step)?.ty {
+                        Type::List(of) => Some(of.element.clone()),
+                        other => Some(other),
+                    },
+                    Type::Dyn => Some(Type::Dyn),
+                    _ => None,
+                })
+            }
+            _ => None,
+        });
+        let Some(ty) = known else {
+            for (_, value, _) in fields {
+                self.check(value);
+            }
+            return self.error(node, format!("undeclared reference to '{name}' (in container '')"));
+        };
+        for (field, value, optional) in fields {
+            let given = self.check(value);
+            let given = if *optional { unwrapped(given) } else { given };
+            if let Type::Object(object) = &ty {
+                match object.fields.field(field) {
+                    None => {
+                        self.error(value, format!("undefined field '{field}'"));
+                    }
+                    Some(known) if !known.ty.accepts(&given) => {
+                        let text = format!(
+                            "expected type of field '{field}' is '{}' but provided type is '{given}'",
+                            known.ty
+                        );
+                        self.error(value, text);
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+        ty
+    }
+
+    fn comprehension(&mut self, node: &Node, l: &Loop) -> Type {
+        let range = self.check(&l.range);
+        let (key, element) = match &range {
+            t if t.is_dynamic() => (Type::Dyn, Type::Dyn),
+            Type::List(of) => (Type::Int, of.element.clone()),
+            Type::Map(of) if l.var2.is_some() => (of.0.clone(), of.1.clone()),
+            Type::Map(of) => (Type::Int, of.0.clone()),
+            other => {
+                let text = format!(
+                    "expression of type '{other}' cannot be range of a comprehension (must be list, map, or dynamic)"
+                );
+                return self.error(node, text);
+            }
+        };
+        let mut accumulator = self.check(&l.init);
+        let depth = self.scope.len();
+        match &l.var2 {
+            Some(var2) => self.scope.extend([(l.var.clone(), key.clone()), (var2.clone(), element)]),
+            None => self.scope.push((l.var.clone(), element)),
+        }
+        self.scope.push((l.accumulator.clone(), accumulator.clone()));
+        if let Some(condition) = &l.condition {
+            self.check(condition);
+        }
+        let filter = |checker: &mut Self, condition: &Option<Node>| {
+            if let Some(condition) = condition {
+                let ty = checker.check(condition);
+                if !Type::Bool.accepts(&ty) {
+                    checker.no_overload(condition, operators::CONDITIONAL, false, &[ty, Type::Dyn, Type::Dyn]);
+                }
+            }
+        };
+        accumulator = match &l.step {
+            Step::Next(next) => {
+                let next = self.check(next);
+                accumulator.join(&next).unwrap_or(next)
+            }
+            Step::Append(condition, element) => {
+                filter(self, condition);
+                Type::list(self.check(element))
+            }
+            Step::Insert(condition, _, value) => {
+                filter(self, condition);
+                Type::map(key, self.check(value))
+            }
+            Step::Merge(condition, map) => {
+                filter(self, condition);
+                self.check(map)
+            }
+        };
+        if let Some(held) = self.scope.last_mut() {
+            held.1 = accumulator;
+        }
+        let result = self.check(&l.result);
+        self.scope.truncate(depth);
+        result
+    }
+}
+
+fn unwrapped(ty: Type) -> Type {
+    match ty {
+        Type::Optional(of) => (*of).clone(),
+        other => other,
+    }
+}
+
+fn literal(value: &Value<'_>) -> Type {
+    match value {
+        Value::Null => Type::Null,
+        Value::Bool(_) => Type::Bool,
+        Value::Int(_) => Type::Int,
+        Value::Uint(_) => Type::Uint,
+        Value::Double(_) => Type::Double,
+        Value::String(_) => Type::String,
+        Value::Bytes(_) => Type::Bytes,
+        _ => Type::Dyn,
+    }
+}

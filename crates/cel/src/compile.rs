@@ -1,0 +1,176 @@
+//! Source text to a checked program. Start at [`Env::compile`].
+use crate::check::Checker;
+use crate::expr::Node;
+use crate::lower::{At, Lowering};
+use crate::types::Type;
+use cel::common::ast::SourceInfo;
+use cel::parser::Parser;
+use std::collections::BTreeSet;
+use std::fmt;
+
+/// How deep expressions may nest. upstream: cel-go's default is 250, of which its own grammar takes more per level.
+const MAX_DEPTH: u16 = 96;
+/// The parser's recursion needs more than a worker thread's stack.
+const PARSER_STACK: usize = 16 << 20;
+
+/// What an expression may use.
+#[derive(Clone, Debug, Default)]
+pub struct Env {
+    variables: Vec<(String, Type)>,
+    structs: Vec<Type>,
+}
+
+/// A compiled expression.
+#[derive(Clone, Debug)]
+pub struct Program {
+    pub(crate) root: Node,
+    source: String,
+    output: Type,
+    used: BTreeSet<String>,
+}
+
+/// One thing that is wrong with an expression.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issue {
+    /// The line, from 1.
+    pub line: usize,
+    /// The column, from 1.
+    pub column: usize,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// Why an expression does not compile. It is written as cel-go writes it, with the source line and a mark.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct CompileError {
+    /// All that is wrong.
+    pub issues: Vec<Issue>,
+    text: String,
+}
+
+impl fmt::Display for CompileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, issue) in self.issues.iter().enumerate() {
+            let separator = if i == 0 { "" } else { "\n" };
+            let Issue { line, column, message } = issue;
+            write!(f, "{separator}ERROR: <input>:{line}:{column}: {message}")?;
+            if let Some(text) = self.text.lines().nth(line.saturating_sub(1)) {
+                write!(f, "\n | {text}\n | {}^", ".".repeat(column.saturating_sub(1)))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Env {
+    /// An environment without variables; all libraries are there.
+    pub fn new() -> Self {
+        Env::default()
+    }
+
+    /// Declares a variable. A dotted name (`variables.limit`) makes the field selection a variable.
+    #[must_use]
+    pub fn variable(mut self, name: impl Into<String>, ty: Type) -> Self {
+        let name = name.into();
+        self.variables.retain(|(held, _)| *held != name);
+        self.variables.push((name, ty));
+        self
+    }
+
+    /// Declares an object type that expressions may construct: `Name{field: value}`, and `Name.field{…}` for the types
+    /// of its fields.
+    #[must_use]
+    pub fn constructible(mut self, ty: Type) -> Self {
+        self.structs.push(ty);
+        self
+    }
+
+    /// The type of a variable.
+    pub fn variable_type(&self, name: &str) -> Option<&Type> {
+        self.variables.iter().find(|(held, _)| held == name).map(|(_, ty)| ty)
+    }
+
+    /// Compiles an expression of any type.
+    pub fn compile(&self, source: &str) -> Result<Program, CompileError> {
+        let dotted: Vec<String> =
+            self.variables.iter().filter(|(name, _)| name.contains('.')).map(|(name, _)| name.clone()).collect();
+        let parsed = std::thread::scope(|scope| {
+            let parse = || parse(source, &dotted);
+            let worker = std::thread::Builder::new().name("cel-parse".to_owned()).stack_size(PARSER_STACK);
+            match worker.spawn_scoped(scope, parse) {
+                Ok(worker) => worker.join().unwrap_or_else(|_| Err(internal(source, "the parser failed"))),
+                Err(error) => Err(internal(source, &error.to_string())),
+            }
+        });
+        let (root, mut errors) = parsed?;
+        let mut checker = Checker {
+            variables: &self.variables,
+            structs: &self.structs,
+            scope: Vec::new(),
+            used: BTreeSet::new(),
+            errors: Vec::new(),
+        };
+        let output = checker.check(&root);
+        errors.extend(checker.errors);
+        if !errors.is_empty() {
+            errors.sort();
+            errors.dedup();
+            return Err(CompileError {
+                issues: errors.iter().map(|at| issue(source, at)).collect(),
+                text: source.into(),
+            });
+        }
+        Ok(Program { root, source: source.to_owned(), output, used: checker.used })
+    }
+}
+
+impl Program {
+    /// The source text.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The type of the result.
+    pub fn output(&self) -> &Type {
+        &self.output
+    }
+
+    /// The variables that the expression uses, dotted names as they are declared.
+    pub fn variables(&self) -> impl Iterator<Item = &str> {
+        self.used.iter().map(String::as_str)
+    }
+
+    /// Whether the expression uses a variable.
+    pub fn uses(&self, variable: &str) -> bool {
+        self.used.contains(variable)
+    }
+}
+
+fn internal(source: &str, why: &str) -> CompileError {
+    CompileError { issues: vec![Issue { line: 1, column: 1, message: why.to_owned() }], text: source.to_owned() }
+}
+
+fn parse(source: &str, dotted: &[String]) -> Result<(Node, Vec<At>), CompileError> {
+    let parser = Parser::new().max_recursion_depth(MAX_DEPTH).enable_optional_syntax(true);
+    let (expr, info): (_, SourceInfo) = parser.parse_with_source_info(source).map_err(|errors| {
+        if errors.errors.iter().any(|error| error.msg.contains("Recursion limit of")) {
+            return internal(source, &format!("expression recursion limit exceeded: {MAX_DEPTH}"));
+        }
+        let issue = |error: cel::ParseError| Issue {
+            line: usize::try_from(error.pos.0).unwrap_or(1).max(1),
+            column: usize::try_from(error.pos.1).unwrap_or(1).max(1),
+            message: error.msg,
+        };
+        CompileError { issues: errors.errors.into_iter().map(issue).collect(), text: source.to_owned() }
+    })?;
+    let mut lowering = Lowering { source: &info, dotted, errors: Vec::new() };
+    let root = lowering.node(expr);
+    Ok((root, lowering.errors))
+}
+
+fn issue(source: &str, (at, message): &At) -> Issue {
+    let before: String = source.chars().take(*at as usize).collect();
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().map_or(0, |text| text.chars().count()) + 1;
+    Issue { line, column, message: message.clone() }
+}
