@@ -1,4 +1,5 @@
 //! Authentication: who makes a request. Start at [`Authenticator`].
+pub mod bootstrap_token;
 pub mod default;
 pub mod impersonation;
 pub mod service_account;

@@ -153,6 +153,7 @@ pub fn of(resource: &Resource) -> &'static dyn Strategy {
         ("autoscaling", "HorizontalPodAutoscaler") if resource.version == "v1" => {
             Some(&groups::HORIZONTAL_POD_AUTOSCALER_V1 as &dyn Strategy)
         }
+        ("certificates.k8s.io", kind) => certificates::of(kind),
         (group, kind) => groups::of(group, kind),
     }
     .unwrap_or(&generic::Generic)
@@ -165,12 +166,14 @@ pub fn of_subresource(resource: &Resource, subresource: &str) -> &'static dyn St
         ("", "Pod", "ephemeralcontainers") => &core::pod::EPHEMERAL_CONTAINERS,
         ("", "Pod", "resize") => &core::pod::RESIZE,
         ("", "Namespace", "finalize") => &core::namespace::FINALIZE,
+        ("certificates.k8s.io", "CertificateSigningRequest", "approval") => &certificates::APPROVAL,
         _ => of(resource),
     }
 }
 
 mod apps;
 mod batch;
+mod certificates;
 mod core;
 pub mod generic;
 mod groups;

@@ -3,6 +3,7 @@
 //! upstream: pkg/apis/<group>/validation/validation.go
 pub(crate) mod apps;
 pub(crate) mod batch;
+pub(crate) mod certificates;
 pub(crate) mod claim;
 mod common;
 mod container;

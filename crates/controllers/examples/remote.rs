@@ -11,6 +11,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let client = kube::Client::try_default().await?;
     let stop = CancellationToken::new();
     let config = Config {
+        signer: None,
         root_ca_pem: "certificate".to_owned(),
         cluster_cidrs: vec!["10.244.0.0/16".parse()?],
         node_mask_v4: 24,

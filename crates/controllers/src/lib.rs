@@ -1,6 +1,7 @@
 //! The controllers of the control plane, one module each: ordinary clients of the API that act as upstream's identities.
 //! Start reading at [`run`]; each controller is a pure decision and a thin edge that applies it.
-pub mod claim;
+pub mod certificate_signing;
+mod claim;
 pub mod controller_revision;
 mod daemonset;
 mod deployment;
@@ -52,6 +53,8 @@ pub struct Config {
     pub node_mask_v4: u8,
     /// Prefix length of a node's IPv6 pod network (upstream: `--node-cidr-mask-size-ipv6`, 64).
     pub node_mask_v6: u8,
+    /// Signs the certificates of kubelets; `None` if something else does.
+    pub signer: Option<Arc<pintle_pki::Authority>>,
 }
 
 /// What every controller starts from.
@@ -96,6 +99,7 @@ pub async fn run(config: Config, clients: Clients, informers: Informers, stop: C
     start("daemonset", Box::pin(daemonset::run(cx.clone())), stop.clone());
     start("job", Box::pin(job::run(cx.clone())), stop.clone());
     start("ttl-after-finished", Box::pin(job::run_ttl(cx.clone())), stop.clone());
+    start("certificate-signing", Box::pin(certificate_signing::run(cx.clone())), stop.clone());
     start("endpointslice-mirroring", Box::pin(endpointslice_mirroring::run(cx.clone())), stop.clone());
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {

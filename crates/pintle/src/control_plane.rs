@@ -73,6 +73,7 @@ impl ControlPlane {
             cluster_cidrs: vec![settings.instance.cluster_cidr.into()],
             node_mask_v4: 24,
             node_mask_v6: 64,
+            signer: Some(self.pki.authority().clone()),
         };
         let controllers = pintle_controllers::run(config, self.clients.clone(), self.informers.clone(), stop.clone());
         components.spawn(async move {

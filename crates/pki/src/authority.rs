@@ -40,6 +40,12 @@ pub struct Issued {
     pub key_pem: String,
 }
 
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authority").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
 impl Authority {
     /// Reads the authority from `path` (PEM: certificate and key), or makes one named `common_name` and writes it there.
     pub fn open_or_create(path: &Path, common_name: &str, clock: Clock) -> Result<Self, Error> {
@@ -100,19 +106,19 @@ impl Authority {
     /// Makes a key and a certificate for `spec`, valid for [`LEAF_LIFE`].
     pub fn issue(&self, spec: &LeafSpec) -> Result<Issued, Error> {
         let key = KeyPair::generate()?;
-        let certificate = self.leaf_params(spec)?.signed_by(&key, &self.issuer)?;
+        let certificate = self.leaf_params(spec, LEAF_LIFE)?.signed_by(&key, &self.issuer)?;
         Ok(Issued { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
     }
 
-    /// Signs the key of a certificate signing request. Subject, names and usages come from `spec`, which the caller has
-    /// authorized; what the request asks for is not looked at.
-    pub fn sign_request(&self, request_pem: &str, spec: &LeafSpec) -> Result<Issued, Error> {
+    /// Signs the key of a certificate signing request for `life`, at most [`LEAF_LIFE`]. Subject, names and usages come
+    /// from `spec`, which the caller has authorized; what the request asks for is not looked at.
+    pub fn sign_request(&self, request_pem: &str, spec: &LeafSpec, life: Duration) -> Result<Issued, Error> {
         let request = CertificateSigningRequestParams::from_pem(request_pem)?;
-        let certificate = self.leaf_params(spec)?.signed_by(&request.public_key, &self.issuer)?;
+        let certificate = self.leaf_params(spec, life.min(LEAF_LIFE))?.signed_by(&request.public_key, &self.issuer)?;
         Ok(Issued { certificate_pem: certificate.pem(), key_pem: String::new() })
     }
 
-    fn leaf_params(&self, spec: &LeafSpec) -> Result<CertificateParams, Error> {
+    fn leaf_params(&self, spec: &LeafSpec, life: Duration) -> Result<CertificateParams, Error> {
         let now = self.clock.now();
         let mut params = CertificateParams::new(spec.subject_alt_names.clone())?;
         params.distinguished_name = rcgen::DistinguishedName::new();
@@ -124,7 +130,7 @@ impl Authority {
         }
         params.distinguished_name.push(DnType::CommonName, spec.common_name.as_str());
         params.not_before = (now - BACKDATE).into();
-        params.not_after = (now + LEAF_LIFE).min(self.not_after).into();
+        params.not_after = (now + life).min(self.not_after).into();
         params.serial_number = Some(SerialNumber::from(random_serial()?));
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
         params.extended_key_usages = spec.usages.clone();

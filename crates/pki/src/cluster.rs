@@ -1,5 +1,5 @@
 //! All keys and certificates of one cluster under one directory. Start at [`ClusterPki::open_or_create`].
-use crate::authority::Issued;
+use crate::authority::{Issued, LEAF_LIFE};
 use crate::tls::{self, ClientAuth, ClientVerifier};
 use crate::{Authority, Clock, Error, Kubeconfig, Leaf, LeafSpec, ServiceAccountKey, files};
 use rustls::{ClientConfig, ServerConfig};
@@ -173,7 +173,7 @@ impl ClusterPki {
 
     /// Signs an agent's certificate signing request as `spec` says; the agent keeps its key.
     pub fn sign_request(&self, request_pem: &str, spec: &LeafSpec) -> Result<Issued, Error> {
-        self.0.authority.sign_request(request_pem, spec)
+        self.0.authority.sign_request(request_pem, spec, LEAF_LIFE)
     }
 
     /// TLS for the API server: HTTP/2 and HTTP/1.1, client certificates requested (judge them with

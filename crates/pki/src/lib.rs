@@ -9,6 +9,7 @@ pub mod cluster;
 mod files;
 pub mod kubeconfig;
 pub mod leaf;
+pub mod request;
 pub mod service_account;
 pub mod tls;
 
@@ -17,6 +18,7 @@ pub use clock::Clock;
 pub use cluster::{ClusterPki, Params};
 pub use kubeconfig::Kubeconfig;
 pub use leaf::{Leaf, LeafSpec};
+pub use request::SigningRequest;
 pub use service_account::ServiceAccountKey;
 
 use std::path::PathBuf;

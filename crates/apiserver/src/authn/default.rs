@@ -3,7 +3,7 @@
 use super::service_account::user_of_token;
 use super::tokens::{TokenError, TokenKeys};
 use super::x509::ClientCertificates;
-use super::{Authenticator, impersonation};
+use super::{Authenticator, bootstrap_token, impersonation};
 use crate::authz::default::ClusterAuthorizer;
 use crate::listener::Peer;
 use crate::registry::Registry;
@@ -56,6 +56,12 @@ impl ClusterAuthenticator {
                 false => Ok(anonymous()),
             };
         };
+        if let Some((id, secret)) = bootstrap_token::parse(token) {
+            return bootstrap_token::user_of_token(id, secret, now, registry).await.map_err(|error| {
+                tracing::debug!(id, error, "a bootstrap token was refused");
+                unauthorized()
+            });
+        }
         self.user_of_bearer(token, now, registry).await.map_err(|error| {
             tracing::debug!(%error, "a bearer token was refused");
             unauthorized()
