@@ -5,7 +5,8 @@
 //! `rbac.authorization.kubernetes.io/autoupdate` says `false`; nothing that was added is taken away.
 use crate::authz::rules::PolicyRule;
 use crate::encode::encode;
-use crate::registry::{Registry, decode_stored, object_key, store_error};
+use crate::registry::{Registry, decode_stored, object_key, ownership, store_error};
+use pintle_api::apply::{self, FieldManager};
 use pintle_api::meta;
 use pintle_api::scheme::{Resource, split_api_version};
 use pintle_api::status::ApiError;
@@ -18,6 +19,9 @@ mod policy;
 pub mod service;
 
 pub use aggregate::keep_aggregated;
+
+/// Who owns the fields of what the server makes.
+const MANAGER: &str = "kube-apiserver";
 
 const RBAC: &str = include_str!("bootstrap/rbac.jsonl");
 /// What Pintle's own add-ons need; upstream's installers bring the like.
@@ -64,7 +68,7 @@ async fn plan(registry: &Registry, addons: &[Value]) -> Result<(Vec<Compare>, Ve
         let key = object_key(&resource, namespace, name);
         let found = registry.store().get(&key).await.map_err(store_error)?;
         let (object, mod_revision) = match found {
-            None => (Some(new_object(wanted)), 0),
+            None => (Some(new_object(&resource, wanted)), 0),
             Some(kv) => (policy::completed(&decode_stored(&kv.value)?, &wanted), kv.mod_revision),
         };
         if let Some(object) = object {
@@ -86,7 +90,11 @@ fn typed(registry: &Registry, object: &Value) -> Result<(Arc<Resource>, Value), 
     Ok((resource, object.clone()))
 }
 
-fn new_object(mut object: Value) -> Value {
+fn new_object(resource: &Resource, mut object: Value) -> Value {
+    if let Some(structure) = ownership::structure(resource) {
+        let api_version = resource.api_version();
+        apply::track_update(None, &mut object, &FieldManager::new(MANAGER, &api_version, structure));
+    }
     object["metadata"]["uid"] = uuid::Uuid::new_v4().to_string().into();
     object["metadata"]["creationTimestamp"] = meta::now().into();
     object

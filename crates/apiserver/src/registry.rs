@@ -5,6 +5,7 @@
 mod create;
 mod delete;
 pub(crate) mod metadata;
+pub mod ownership;
 mod read;
 mod update;
 mod write;

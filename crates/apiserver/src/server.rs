@@ -3,7 +3,7 @@ mod paths;
 mod read;
 mod resource;
 mod watch;
-mod write;
+pub(crate) mod write;
 
 use crate::admission::Admission;
 use crate::authn::Authenticator;

@@ -143,6 +143,7 @@ pub trait Strategy: Send + Sync + 'static {
 }
 
 pub(crate) use core::set_condition;
+pub use reset_fields::reset_fields;
 
 /// The rules for `resource`.
 pub fn of(resource: &Resource) -> &'static dyn Strategy {
@@ -177,4 +178,5 @@ mod certificates;
 mod core;
 pub mod generic;
 mod groups;
+mod reset_fields;
 pub mod rules;

@@ -1,224 +1,306 @@
-//! Walks over objects led by the schema facts: which fields a value sets, what differs, merging, removing.
+//! Walks over objects led by their types: which fields a value sets, what differs, merging, removing.
+// upstream: structured-merge-diff typed/{compare,merge,remove,tofieldset}.go
 use serde_json::{Map, Value};
 
 use super::field_set::FieldSet;
-use crate::facts::{Field, ListType, Shape, Type};
+use super::node::{Form, Node};
 
-/// How a value is owned and merged.
-#[derive(Clone, Copy)]
-pub(super) enum Node {
-    /// Field by field.
-    Struct(&'static Type),
-    /// Entry by entry.
-    Map(&'static Shape),
-    /// A list of scalars, each of which can be there or not.
-    Set,
-    /// A list of objects that have keys.
-    Keyed(&'static [&'static str], &'static Shape),
-    /// As a whole.
-    Atomic,
-}
-
-fn of_field(f: &'static Field) -> Node {
-    match (&f.shape, f.list_type) {
-        _ if f.flags.map_atomic() => Node::Atomic,
-        (Shape::Object(id), _) if f.flags.map_granular() => Node::Struct(id.get()),
-        (Shape::Map(item), _) => Node::Map(item),
-        (Shape::List(_), ListType::Set) => Node::Set,
-        (Shape::List(item), ListType::Map) => Node::Keyed(f.list_map_keys, item),
-        (shape, _) => of_shape(shape),
-    }
-}
-
-fn of_shape(shape: &'static Shape) -> Node {
-    match shape {
-        Shape::Object(id) if !id.get().atomic => Node::Struct(id.get()),
-        _ => Node::Atomic,
-    }
-}
-
-impl Node {
-    /// What is below an entry of an object.
-    fn below(self, key: &str) -> Node {
-        match self {
-            Node::Struct(ty) => ty.field(key).map_or(Node::Atomic, of_field),
-            Node::Map(item) => of_shape(item),
-            _ => Node::Atomic,
-        }
-    }
-
-    fn of_item(self) -> Node {
-        match self {
-            Node::Keyed(_, item) => of_shape(item),
-            _ => Node::Atomic,
-        }
-    }
-
-    /// The edge to an item of a list.
-    fn edge(self, item: &Value) -> String {
-        let Node::Keyed(keys, shape) = self else { return format!("v:{item}") };
-        let mut map = Map::new();
-        for key in keys {
-            let default = || {
-                let field = shape.object()?.field(key)?;
-                serde_json::from_str(field.default).ok()
-            };
-            if let Some(value) = item.get(key).filter(|v| !v.is_null()).cloned().or_else(default) {
-                map.insert((*key).to_owned(), value);
-            }
-        }
-        format!("k:{}", Value::Object(map))
-    }
-}
-
-fn is_list(node: Node) -> bool {
-    matches!(node, Node::Set | Node::Keyed(..))
-}
-
-/// Adds the fields that an applied value sets.
-pub(super) fn field_set(value: &Value, node: Node, set: &mut FieldSet) {
-    match (node, value) {
-        (Node::Struct(_) | Node::Map(_), Value::Object(map)) => {
+/// The fields that an applied value sets; the value has been found to be well-formed.
+pub(super) fn field_set(value: &Value, node: Node<'_>) -> FieldSet {
+    let mut set = FieldSet::default();
+    match (node.form(value), value) {
+        (Form::Object, Value::Object(map)) => {
             for (key, value) in map {
-                let child = set.child(format!("f:{key}"));
-                field_set(value, node.below(key), child);
+                let (below, named) = node.field(key);
+                let mut child = field_set(value, below);
                 let empty = value.is_null() || value.as_object().is_some_and(Map::is_empty);
-                child.member |= empty || matches!(node, Node::Map(_));
+                child.member |= empty || !named;
+                set.insert(format!("f:{key}"), child);
             }
         }
-        (Node::Set | Node::Keyed(..), Value::Array(items)) => {
-            for item in items {
-                let child = set.child(node.edge(item));
-                field_set(item, node.of_item(), child);
+        (Form::List, Value::Array(items)) => {
+            let (edges, item) = (edges(items, node), node.item());
+            for (value, edge) in items.iter().zip(&edges) {
+                let Some(edge) = edge else { continue };
+                let twice = edges.iter().filter(|e| e.as_ref() == Some(edge)).count() > 1;
+                let mut child = if twice { FieldSet::default() } else { field_set(value, item) };
                 child.member = true;
+                set.insert(edge.clone(), child);
             }
         }
-        (Node::Set | Node::Keyed(..), Value::Null) => {}
-        _ => set.member = true,
+        (Form::Object | Form::List, _) => {}
+        (Form::Leaf, _) => set.member = true,
+    }
+    set
+}
+
+/// The edges of a list's items; items without one do not take part.
+fn edges(items: &[Value], node: Node<'_>) -> Vec<Option<String>> {
+    items.iter().map(|item| node.edge(item).ok()).collect()
+}
+
+/// Whether a value is an empty object or list, or null.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Object(map) => map.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        _ => false,
     }
 }
 
-/// Adds a value that is new (or gone) with everything below it.
-fn whole(value: &Value, node: Node, set: &mut FieldSet) {
-    set.member = true;
-    match (node, value) {
-        (Node::Struct(_) | Node::Map(_), Value::Object(map)) => {
-            for (key, value) in map.iter().filter(|(_, v)| !v.is_null()) {
-                whole(value, node.below(key), set.child(format!("f:{key}")));
+/// A value that is new (or gone) with everything below it.
+fn whole(value: &Value, node: Node<'_>) -> FieldSet {
+    let mut set = FieldSet::LEAF;
+    match (node.form(value), value) {
+        (Form::Object, Value::Object(map)) => {
+            for (key, value) in map {
+                set.insert(format!("f:{key}"), whole(value, node.field(key).0));
             }
         }
-        (Node::Set | Node::Keyed(..), Value::Array(items)) => {
-            items.iter().for_each(|item| whole(item, node.of_item(), set.child(node.edge(item))));
+        (Form::List, Value::Array(items)) => {
+            let (edges, item) = (edges(items, node), node.item());
+            for (value, edge) in items.iter().zip(&edges) {
+                let Some(edge) = edge else { continue };
+                let twice = edges.iter().filter(|e| e.as_ref() == Some(edge)).count() > 1;
+                set.insert(edge.clone(), if twice { FieldSet::LEAF } else { whole(value, item) });
+            }
         }
         _ => {}
+    }
+    set
+}
+
+/// What differs between two states of an object.
+#[derive(Debug, Default)]
+pub(super) struct Difference {
+    /// What the newer one has more or otherwise.
+    pub(super) changed: FieldSet,
+    /// What it has no more.
+    pub(super) removed: FieldSet,
+}
+
+impl Difference {
+    fn below(&mut self, edge: impl FnOnce() -> String, below: Difference) {
+        match (below.changed.is_empty(), below.removed.is_empty()) {
+            (true, true) => {}
+            (false, true) => self.changed.insert(edge(), below.changed),
+            (true, false) => self.removed.insert(edge(), below.removed),
+            (false, false) => {
+                let edge = edge();
+                self.changed.insert(edge.clone(), below.changed);
+                self.removed.insert(edge, below.removed);
+            }
+        }
+    }
+
+    fn changed(changed: FieldSet) -> Difference {
+        Difference { changed, ..Difference::default() }
+    }
+
+    fn removed(removed: FieldSet) -> Difference {
+        Difference { removed, ..Difference::default() }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.changed.is_empty() && self.removed.is_empty()
     }
 }
 
-/// Adds to `changed` what `new` has more or otherwise than `old`, to `removed` what it has no more. Null is nothing.
-pub(super) fn compare(
-    old: Option<&Value>,
-    new: Option<&Value>,
-    node: Node,
-    changed: &mut FieldSet,
-    removed: &mut FieldSet,
-) {
-    match (old.filter(|v| !v.is_null()), new.filter(|v| !v.is_null())) {
-        (None, None) => {}
-        (None, Some(new)) => whole(new, node, changed),
-        (Some(old), None) => whole(old, node, removed),
-        (Some(Value::Object(old)), Some(Value::Object(new))) if matches!(node, Node::Struct(_) | Node::Map(_)) => {
-            for (key, value) in new {
-                let edge = format!("f:{key}");
-                let (changed, removed) = (changed.child(edge.clone()), removed.child(edge));
-                compare(old.get(key), Some(value), node.below(key), changed, removed);
-            }
-            for (key, value) in old.iter().filter(|(key, _)| !new.contains_key(*key)) {
-                let edge = format!("f:{key}");
-                compare(Some(value), None, node.below(key), changed, removed.child(edge));
-            }
-        }
-        (Some(Value::Array(old)), Some(Value::Array(new))) if is_list(node) => {
-            let edges = |list: &[Value]| -> Vec<String> { list.iter().map(|i| node.edge(i)).collect() };
-            let (old_edges, new_edges) = (edges(old), edges(new));
-            for (item, edge) in new.iter().zip(&new_edges) {
-                let before = old_edges.iter().position(|e| e == edge).map(|i| &old[i]);
-                let (changed, removed) = (changed.child(edge.clone()), removed.child(edge.clone()));
-                compare(before, Some(item), node.of_item(), changed, removed);
-            }
-            for (item, edge) in old.iter().zip(&old_edges).filter(|(_, edge)| !new_edges.contains(edge)) {
-                compare(Some(item), None, node.of_item(), changed, removed.child(edge.clone()));
-            }
-        }
-        (Some(old), Some(new)) if old != new => changed.member = true,
-        _ => {}
+/// How `new` differs from `old`.
+pub(super) fn compare(old: &Value, new: &Value, node: Node<'_>) -> Difference {
+    let form = node.form(new);
+    if form == Form::Leaf || form != node.form(old) || (is_empty(old) && is_empty(new)) {
+        return if old == new { Difference::default() } else { Difference::changed(FieldSet::LEAF) };
     }
-    changed.drop_empty();
-    removed.drop_empty();
+    match form {
+        Form::Object => compare_objects(old.as_object(), new.as_object(), node),
+        _ => compare_lists(old.as_array(), new.as_array(), node),
+    }
+}
+
+fn compare_objects(old: Option<&Map<String, Value>>, new: Option<&Map<String, Value>>, node: Node<'_>) -> Difference {
+    let mut difference = Difference::default();
+    let empty = Map::new();
+    let (old, new) = (old.unwrap_or(&empty), new.unwrap_or(&empty));
+    for (key, value) in new {
+        let below = node.field(key).0;
+        let below = match old.get(key) {
+            Some(before) => compare(before, value, below),
+            None => Difference::changed(whole(value, below)),
+        };
+        difference.below(|| format!("f:{key}"), below);
+    }
+    for (key, value) in old.iter().filter(|(key, _)| !new.contains_key(*key)) {
+        let below = Difference::removed(whole(value, node.field(key).0));
+        difference.below(|| format!("f:{key}"), below);
+    }
+    difference
+}
+
+fn compare_lists(old: Option<&Vec<Value>>, new: Option<&Vec<Value>>, node: Node<'_>) -> Difference {
+    let mut difference = Difference::default();
+    let (old, new) = (old.map_or(&[][..], Vec::as_slice), new.map_or(&[][..], Vec::as_slice));
+    if old == new {
+        return difference;
+    }
+    let (old_edges, new_edges, item) = (edges(old, node), edges(new, node), node.item());
+    let with = |list: &[Value], edges: &[Option<String>], edge: &String| -> Vec<usize> {
+        (0..list.len()).filter(|i| edges[*i].as_ref() == Some(edge)).collect()
+    };
+    let mut seen: Vec<&String> = Vec::new();
+    for edge in old_edges.iter().chain(&new_edges).flatten() {
+        if seen.contains(&edge) {
+            continue;
+        }
+        seen.push(edge);
+        let (before, after) = (with(old, &old_edges, edge), with(new, &new_edges, edge));
+        let below = match (before.as_slice(), after.as_slice()) {
+            ([], []) => continue,
+            ([i], [j]) => compare(&old[*i], &new[*j], item),
+            ([], [j]) => Difference::changed(whole(&new[*j], item)),
+            ([i], []) => Difference::removed(whole(&old[*i], item)),
+            // Items with the same key several times are compared as one value.
+            ([_, _, ..], [_, _, ..]) => {
+                let same = before.len() == after.len() && before.iter().zip(&after).all(|(i, j)| old[*i] == new[*j]);
+                if same { Difference::default() } else { Difference::changed(FieldSet::LEAF) }
+            }
+            ([_, _, ..], after) => Difference {
+                removed: FieldSet::LEAF,
+                changed: after.first().map(|j| whole(&new[*j], item)).unwrap_or_default(),
+            },
+            (before, [_, _, ..]) => Difference {
+                changed: FieldSet::LEAF,
+                removed: before.first().map(|i| whole(&old[*i], item)).unwrap_or_default(),
+            },
+        };
+        difference.below(|| edge.clone(), below);
+    }
+    difference
 }
 
 /// What `config` makes of `live`.
-pub(super) fn merge(live: Option<Value>, config: &Value, node: Node) -> Value {
-    match (node, live, config) {
-        (Node::Struct(_) | Node::Map(_), Some(Value::Object(mut live)), Value::Object(config)) => {
+pub(super) fn merge(live: Value, config: &Value, node: Node<'_>) -> Value {
+    let form = node.form(config);
+    if form == Form::Leaf || form != node.form(&live) || (is_empty(&live) && is_empty(config)) {
+        return config.clone();
+    }
+    match (form, live, config) {
+        (Form::Object, Value::Object(mut live), Value::Object(config)) => {
             for (key, value) in config {
-                let merged = merge(live.remove(key), value, node.below(key));
+                let merged = match live.remove(key) {
+                    Some(before) => merge(before, value, node.field(key).0),
+                    None => value.clone(),
+                };
                 live.insert(key.clone(), merged);
             }
             Value::Object(live)
         }
-        (Node::Set | Node::Keyed(..), Some(Value::Array(live)), Value::Array(config)) => {
-            merge_lists(live, config, node)
-        }
+        (Form::List, Value::Array(live), Value::Array(config)) => Value::Array(merge_lists(live, config, node)),
+        // Null takes nothing away.
+        (_, live, Value::Null) => live,
         (_, _, config) => config.clone(),
     }
 }
 
 /// Items of the configuration come in its order, items that only the live list has stay where they were among them.
-fn merge_lists(live: Vec<Value>, config: &[Value], node: Node) -> Value {
-    let config_edges: Vec<String> = config.iter().map(|i| node.edge(i)).collect();
-    let mut live: Vec<(String, Option<Value>)> = live.into_iter().map(|i| (node.edge(&i), Some(i))).collect();
-    let mut merged = Vec::with_capacity(live.len() + config.len());
-    let mut next = 0;
-    for i in 0..live.len() {
-        let at = config_edges.iter().position(|e| *e == live[i].0);
-        let until = match at {
-            // Already there, with an item that came before it in the configuration.
-            Some(at) if at < next => continue,
-            Some(at) => at + 1,
-            None => {
-                merged.extend(live[i].1.take());
+fn merge_lists(live: Vec<Value>, config: &[Value], node: Node<'_>) -> Vec<Value> {
+    let config_edges = edges(config, node);
+    let live_edges = edges(&live, node);
+    let item = node.item();
+    let in_config = |edge: &Option<String>| config_edges.contains(edge);
+    let twice = |edge: &Option<String>| live_edges.iter().filter(|e| *e == edge).count() > 1;
+    let mut shared = config_edges.iter().filter(|edge| live_edges.contains(edge));
+    let mut live: Vec<Option<Value>> = live.into_iter().map(Some).collect();
+    let mut next_shared = shared.next();
+    let mut done = vec![false; config.len()];
+    let mut out = Vec::with_capacity(live.len() + config.len());
+    let (mut l, mut r) = (0, 0);
+    let take = |live: &mut [Option<Value>], done: &mut [bool], r: usize| {
+        done[r] = true;
+        let edge = &config_edges[r];
+        // Of items with the same key, none is merged with.
+        let at = live_edges.iter().position(|e| e == edge).filter(|_| !twice(edge));
+        match at.and_then(|at| live[at].take()) {
+            Some(before) => merge(before, &config[r], item),
+            None => config[r].clone(),
+        }
+    };
+    while l < live_edges.len() || r < config.len() {
+        if l < live_edges.len() && r < config.len() {
+            if live_edges[l] == config_edges[r] {
+                out.push(take(&mut live, &mut done, r));
+                (l, r) = (l + 1, r + 1);
+                next_shared = shared.next();
                 continue;
             }
-        };
-        while next < until {
-            let own = live.iter_mut().find(|(edge, _)| *edge == config_edges[next]).and_then(|(_, item)| item.take());
-            merged.push(merge(own, &config[next], node.of_item()));
-            next += 1;
+            if in_config(&live_edges[l]) && next_shared.is_some_and(|next| *next != live_edges[l]) {
+                l += 1;
+                continue;
+            }
+        }
+        if l < live_edges.len() {
+            if !in_config(&live_edges[l]) {
+                out.extend(live[l].take());
+                l += 1;
+                continue;
+            }
+            if config_edges.iter().zip(&done).any(|(edge, done)| *done && *edge == live_edges[l]) {
+                l += 1;
+            }
+        }
+        if r < config.len() {
+            let shared_now = next_shared.is_some_and(|next| *next == config_edges[r]);
+            out.push(take(&mut live, &mut done, r));
+            r += 1;
+            if shared_now {
+                next_shared = shared.next();
+            }
         }
     }
-    merged.extend(config[next..].iter().map(|item| merge(None, item, node.of_item())));
-    Value::Array(merged)
+    out
 }
 
 /// Removes the values at the paths of `set`.
-pub(super) fn remove(value: &mut Value, set: &FieldSet, node: Node) {
-    for (edge, below) in set.children() {
-        match (edge.strip_prefix("f:"), &mut *value) {
-            (Some(key), Value::Object(map)) => {
+pub(super) fn remove(value: &mut Value, set: &FieldSet, node: Node<'_>) {
+    if node.form(value) == Form::Leaf {
+        return;
+    }
+    match value {
+        Value::Object(map) => {
+            for (edge, below) in set.children() {
+                let Some(key) = edge.strip_prefix("f:") else { continue };
                 if below.member {
                     map.remove(key);
-                } else if let Some(value) = map.get_mut(key) {
-                    remove(value, below, node.below(key));
+                    continue;
+                }
+                let Some(value) = map.get_mut(key) else { continue };
+                let node = node.field(key).0;
+                let was_empty = is_empty(value);
+                // A list or an object that is owned as a whole goes with any of its parts.
+                if (value.is_array() || value.is_object()) && node.form(value) == Form::Leaf {
+                    *value = Value::Null;
+                } else {
+                    remove(value, below, node);
+                    if !was_empty && is_empty(value) {
+                        *value = Value::Null;
+                    }
                 }
             }
-            (None, Value::Array(items)) => {
-                if below.member {
-                    items.retain(|item| node.edge(item) != edge);
-                } else if let Some(item) = items.iter_mut().find(|item| node.edge(item) == edge) {
-                    remove(item, below, node.of_item());
-                }
-            }
-            _ => {}
         }
+        Value::Array(items) => {
+            let edges = edges(items, node);
+            let mut edges = edges.iter();
+            items.retain_mut(|item| {
+                let Some(below) = edges.next().and_then(Option::as_ref).and_then(|edge| set.child(edge)) else {
+                    return true;
+                };
+                if !below.member {
+                    remove(item, below, node.item());
+                }
+                !below.member
+            });
+        }
+        _ => {}
     }
 }

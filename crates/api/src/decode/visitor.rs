@@ -188,7 +188,10 @@ impl<'a> Seed<'a> {
             let names = Names::Field(self.place.names, field.name);
             let place = Place { path: Some(&path), field: Some((ty, field)), names: &names };
             let value = access.next_value_seed(Seed { context: self.context, shape: &field.shape, place })?;
-            if value.is_null() || omitted(field, &value) {
+            // An empty list of managers asks for them to be forgotten.
+            let kept =
+                field.name == "managedFields" && matches!(self.place.names, Names::Field(Names::Root, "metadata"));
+            if value.is_null() || (omitted(field, &value) && !kept) {
                 map.remove(field.name);
             } else {
                 map.insert(key.0, value);

@@ -1,6 +1,7 @@
 //! The service ranges and the `kubernetes` service, by which pods reach this server. Start at [`ensure`].
 //!
 //! upstream: pkg/controlplane/controller (defaultservicecidr, kubernetesservice), pkg/controlplane/reconcilers
+use super::MANAGER;
 use crate::context::RequestContext;
 use crate::registry::{Registry, Write};
 use crate::value::{Fill, Read, object_of};
@@ -49,7 +50,7 @@ struct Objects<'a> {
 impl Objects<'_> {
     async fn create_service_cidr(&self, object: Value) -> Result<(), ApiError> {
         let resource = self.registry.resource("networking.k8s.io", "servicecidrs")?;
-        match self.registry.create(&Write::internal(&self.cx, &resource, ""), object).await {
+        match self.registry.create(&Write::internal(&self.cx, &resource, "").managed_by(MANAGER), object).await {
             Err(error) if !error.is_already_exists() => Err(error),
             _ => Ok(()),
         }
@@ -58,7 +59,7 @@ impl Objects<'_> {
     /// Creates an object in `default`, or makes the fields given here (but for metadata) those of the one there is.
     async fn apply(&self, group: &str, plural: &str, object: Value) -> Result<(), ApiError> {
         let resource = self.registry.resource(group, plural)?;
-        let write = Write::internal(&self.cx, &resource, "default");
+        let write = Write::internal(&self.cx, &resource, "default").managed_by(MANAGER);
         match self.registry.create(&write, object.clone()).await {
             Ok(_) => return Ok(()),
             Err(error) if error.is_already_exists() => {}
@@ -80,7 +81,7 @@ impl Objects<'_> {
 
     async fn service_cidr_status(&self) -> Result<(), ApiError> {
         let resource = self.registry.resource("networking.k8s.io", "servicecidrs")?;
-        let write = Write::internal(&self.cx, &resource, "").subresource("status");
+        let write = Write::internal(&self.cx, &resource, "").subresource("status").managed_by(MANAGER);
         let ready = |stored: &mut Value| {
             if stored.field("status").is_zero("conditions") {
                 stored["status"] = json!({"conditions": [{

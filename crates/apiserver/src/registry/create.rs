@@ -18,6 +18,7 @@ impl Registry {
         metadata::wipe_system_fields(&mut object);
         metadata::ensure_namespace(write.resource, write.namespace, &mut object)?;
         warn_of_duplicate_owners(write, &mut object, false);
+        write.track_fields(self, None, &mut object);
         let name = object.name().to_owned();
         write.admit(self, Operation::Create, &name, Some(&mut object), None).await?;
         warn_of_duplicate_owners(write, &mut object, true);

@@ -3,6 +3,7 @@ use super::create::warn_of_duplicate_owners;
 use super::write::{Committed, RETRIES, Write, Written};
 use super::{Registry, metadata, object_key, store_error};
 use crate::admission::Operation;
+use pintle_api::apply;
 use pintle_api::field::{FieldError, Path, go_quote};
 use pintle_api::meta::ObjectExt;
 use pintle_api::status::{ApiError, Reason};
@@ -78,11 +79,12 @@ impl Registry {
         strategy.default(&mut new);
         warn_of_duplicate_owners(write, &mut new, false);
         check_resource_version(write, name, &mut new, &old)?;
+        write.track_fields(self, Some(&old), &mut new);
         write.admit(self, Operation::Update, name, Some(&mut new), Some(&old)).await?;
         metadata::ensure_namespace(write.resource, write.namespace, &mut new)?;
         new.set_meta_str("resourceVersion", old.resource_version());
         prepare_update(write, &mut new, &old)?;
-        write.track_fields(&mut new, &old);
+        apply::keep_times(&mut new, &old);
         write.admit_valid(self, Operation::Update, name, Some(&new), Some(&old)).await?;
         let side = strategy.before_write(write.cx, self, Some(&old), &mut new).await?;
         if should_delete(&new, &old) && !strategy.holds_deletion(&new) {

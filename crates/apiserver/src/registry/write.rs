@@ -5,11 +5,10 @@ use crate::context::RequestContext;
 use crate::encode::{Encoded, encode};
 use crate::strategy::{self, SideWrites, Strategy};
 use bytes::Bytes;
-use pintle_api::apply::{self, FieldManager};
+use pintle_api::convert;
 use pintle_api::meta::ObjectExt;
 use pintle_api::scheme::Resource;
 use pintle_api::status::ApiError;
-use pintle_api::{convert, facts};
 use pintle_store::{Compare, KeyValue, Op, Revision, TxnOutcome};
 use serde_json::Value;
 
@@ -33,10 +32,9 @@ pub struct Write<'a> {
     pub admission: Option<&'a dyn Admission>,
     /// The request's options, for admission.
     pub options: &'a Value,
-    /// Who owns the fields that change: the parameter `fieldManager`, or the client's name.
-    pub field_manager: &'a str,
-    /// Whether this is server-side apply, which writes `managedFields` itself.
-    pub applies: bool,
+    /// Who comes to own the fields that change: the parameter `fieldManager`, or the client's name. None: the server's own
+    /// book-keeping, which nobody owns, and server-side apply, which writes `managedFields` itself.
+    pub manager: Option<&'a str>,
 }
 
 impl<'a> Write<'a> {
@@ -50,8 +48,7 @@ impl<'a> Write<'a> {
             dry_run: false,
             admission: None,
             options: &Value::Null,
-            field_manager: "kube-apiserver",
-            applies: false,
+            manager: None,
         }
     }
 
@@ -62,14 +59,11 @@ impl<'a> Write<'a> {
         self
     }
 
-    /// Notes in `new` which fields of `old` this write takes over; objects whose fields nobody applied are not tracked.
-    pub(super) fn track_fields(&self, new: &mut Value, old: &Value) {
-        let Some(ty) = facts::lookup(&self.resource.group, &self.resource.version, &self.resource.kind) else { return };
-        if !self.applies {
-            let api_version = self.resource.api_version();
-            let (name, subresource) = (self.field_manager, self.subresource);
-            apply::track_update(Some(old), new, FieldManager { name, api_version: &api_version, subresource, ty });
-        }
+    /// The same, by which `manager` comes to own the fields that change.
+    #[must_use]
+    pub fn managed_by(mut self, manager: &'a str) -> Self {
+        self.manager = Some(manager);
+        self
     }
 
     pub(super) fn strategy(&self) -> &'static dyn Strategy {

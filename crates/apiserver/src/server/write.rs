@@ -3,10 +3,13 @@ use super::ApiServer;
 use super::resource::Call;
 use crate::body::Body;
 use crate::codec::{FieldValidation, content_type, decode, decode_typed, retype};
+use crate::context::RequestContext;
 use crate::list_options::ListOptions;
 use crate::negotiate::header;
 use crate::patch::{APPLY, JSON_PATCH, MERGE_PATCH, Patch};
-use crate::registry::{DeleteOptions, Deleted, Write, Written, ensure_namespace, is_storage_version, object_key};
+use crate::registry::{
+    DeleteOptions, Deleted, Write, Written, ensure_namespace, is_storage_version, object_key, ownership,
+};
 use crate::respond::{self, Shown};
 use crate::strategy;
 use futures::StreamExt;
@@ -14,10 +17,9 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use http::{Response, StatusCode};
 use pintle_api::apply::{self, FieldManager};
-use pintle_api::facts;
 use pintle_api::field::{FieldError, Path, go_quote};
 use pintle_api::meta::ObjectExt;
-use pintle_api::scheme::{GroupKind, Resource};
+use pintle_api::scheme::{GroupKind, Resource, split_api_version};
 use pintle_api::status::ApiError;
 use pintle_api::table::IncludeObject;
 use serde_json::{Value, json};
@@ -35,8 +37,7 @@ impl ApiServer {
             dry_run,
             admission: Some(&*self.parts().admission),
             options,
-            field_manager: field_manager(call),
-            applies: false,
+            manager: Some(field_manager(&call.cx, &call.parts.headers)),
         }
     }
 
@@ -102,28 +103,26 @@ impl ApiServer {
     /// Server-side apply; it may create the object.
     async fn apply(&self, call: &Call, body: &[u8], mut options: Value) -> Result<Response<Body>, ApiError> {
         let resource = &call.resource;
-        let ty = facts::lookup(&resource.group, &resource.version, &resource.kind);
-        let ty = ty.ok_or_else(|| ApiError::unsupported_media_type(&[JSON_PATCH, MERGE_PATCH]))?;
-        let wrong = |why: &dyn std::fmt::Display| ApiError::bad_request(format!("error decoding YAML: {why}"));
-        let text = std::str::from_utf8(body).map_err(|e| wrong(&e))?;
-        let config: Value = match serde_json::from_str(text) {
-            Ok(json) => json,
-            Err(_) => serde_saphyr::from_str(text).map_err(|e| wrong(&e))?,
-        };
+        let structure = ownership::structure(resource);
+        let structure = structure.ok_or_else(|| ApiError::unsupported_media_type(&[JSON_PATCH, MERGE_PATCH]))?;
+        let config = read_configuration(body)?;
         let (query, name) = (&call.cx.info.query, &call.cx.info.name);
         let force = query.flag("force");
         options["force"] = force.into();
-        let write = Write { applies: true, ..self.write_of(call, is_dry_run(&options), &options) };
-        let api_version = resource.api_version();
+        let write = Write { manager: None, ..self.write_of(call, is_dry_run(&options), &options) };
+        let (api_version, versions) = (resource.api_version(), ownership::ServedVersions::of(self.registry()));
+        check_configured_type(&config, resource)?;
         let by = FieldManager {
             name: query.text("fieldManager"),
             api_version: &api_version,
             subresource: write.subresource,
-            ty,
+            structure,
+            reset: write.reset_fields(),
+            versions: &versions,
         };
         let validation = validation_of(call);
         let mut change = |old: Option<&Value>| {
-            let merged = apply::apply(old, &config, by, force)?;
+            let merged = apply::apply(old, &config, &by, force)?;
             let mut merged = retype(&call.cx, resource, validation, merged)?;
             match merged.name() {
                 "" => merged.set_meta_str("name", name.as_str()),
@@ -207,15 +206,46 @@ fn validation_of(call: &Call) -> FieldValidation {
     FieldValidation::parse(call.cx.info.query.text("fieldValidation"))
 }
 
+/// Reads the body of a server-side apply.
+pub(crate) fn read_configuration(body: &[u8]) -> Result<Value, ApiError> {
+    let wrong = |why: &dyn std::fmt::Display| ApiError::bad_request(format!("error decoding YAML: {why}"));
+    let text = std::str::from_utf8(body).map_err(|e| wrong(&e))?;
+    match serde_json::from_str(text) {
+        Ok(json) => Ok(json),
+        Err(_) => serde_saphyr::from_str(text).map_err(|e| wrong(&e)),
+    }
+}
+
+/// A configuration names its type. upstream: versionCheckManager
+pub(crate) fn check_configured_type(config: &Value, resource: &Resource) -> Result<(), ApiError> {
+    if config.api_version() == resource.api_version() && config.kind() == resource.kind {
+        return Ok(());
+    }
+    let (group, version) = split_api_version(config.api_version());
+    Err(ApiError::bad_request(format!("invalid object type: {group}/{version}, Kind={}", config.kind())))
+}
+
 /// Who owns the fields that a request changes. upstream: apiserver pkg/endpoints/handlers, managerOrUserAgent
-fn field_manager(call: &Call) -> &str {
-    match call.cx.info.query.text("fieldManager") {
-        "" => match header(&call.parts.headers, "user-agent").split('/').next() {
-            // Components in this process send none: their names end in the component's.
-            None | Some("") => call.cx.user.name.rsplit(':').next().unwrap_or_default(),
+pub(crate) fn field_manager<'a>(cx: &'a RequestContext, headers: &'a http::HeaderMap) -> &'a str {
+    match cx.info.query.text("fieldManager") {
+        "" => match header(headers, "user-agent").split('/').next() {
+            // Components in this process send none.
+            None | Some("") => component(&cx.user.name),
             Some(client) => client,
         },
         given => given,
+    }
+}
+
+/// Upstream's name of the component that acts as `user`.
+fn component(user: &str) -> &str {
+    match user.strip_prefix("system:") {
+        Some("kube-scheduler") => "kube-scheduler",
+        Some("apiserver") => "kube-apiserver",
+        Some(node) if node.starts_with("node:") => "kubelet",
+        Some(account) if account.starts_with("serviceaccount:kube-system:") => "kube-controller-manager",
+        Some(other) => other.rsplit(':').next().unwrap_or_default(),
+        None => user,
     }
 }
 

@@ -2,18 +2,24 @@
 //!
 //! upstream: pkg/registry/apps/deployment/storage, ScaleREST
 use super::{SpecialRequest, SpecialResponse, SpecialRest, is_dry_run};
-use crate::codec::{FieldValidation, content_type, decode_typed, read_body};
-use crate::patch::Patch;
+use crate::codec::{FieldValidation, content_type, decode_typed, read_body, retype};
+use crate::patch::{APPLY, Patch};
 use crate::registry::{Registry, Write};
+use crate::server::write::{check_configured_type, field_manager, read_configuration};
 use crate::value::{Fill, Object, Read, object_of};
 use async_trait::async_trait;
 use http::StatusCode;
+use pintle_api::apply::{self as managed_apply, FieldManager, Structure, scale};
+use pintle_api::facts;
 use pintle_api::field::{FieldError, Path};
 use pintle_api::meta::ObjectExt;
 use pintle_api::scheme::{GroupKind, GroupResource, Resource};
 use pintle_api::selector::LabelSelector;
 use pintle_api::status::ApiError;
 use serde_json::{Value, json};
+
+/// Where the kinds keep their replicas.
+const REPLICAS: &[&str] = &["spec", "replicas"];
 
 /// Reads and writes scales.
 #[derive(Debug)]
@@ -34,17 +40,45 @@ impl SpecialRest for Scale {
         let view = as_scale(&resource);
         let media_type = content_type(&parts.headers);
         let body = read_body(body).await?;
-        let written = if cx.info.verb == "patch" {
-            let patch = Patch::parse(&view, media_type, &body)?;
+        let validation = FieldValidation::parse(cx.info.query.text("fieldValidation"));
+        let ty = facts::lookup("autoscaling", "v1", "Scale").ok_or_else(|| ApiError::internal("Scale has no facts"))?;
+        let structure = Structure::BuiltIn(ty);
+        let name_of_manager = field_manager(&cx, &parts.headers);
+        let by =
+            FieldManager { subresource: "scale", ..FieldManager::new(name_of_manager, "autoscaling/v1", structure) };
+        let written = if media_type == APPLY {
+            let (config, force) = (read_configuration(&body)?, cx.info.query.flag("force"));
+            check_configured_type(&config, &view)?;
+            let by = FieldManager { name: cx.info.query.text("fieldManager"), ..by };
             let change = |object: &mut Value| {
-                let scale = patch.apply(&view, &of(object)?)?;
-                apply(&resource, object, &scale)
+                let scale = managed_apply::apply(Some(&owned(object)?), &config, &by, force)?;
+                let scale = retype(&cx, &view, validation, scale)?;
+                set(&resource, object, &scale)?;
+                scale::managers_from_scale(object, &scale, &resource.api_version(), REPLICAS);
+                Ok(())
             };
             registry.update_with(&write, &name, change).await?
         } else {
-            let validation = FieldValidation::parse(cx.info.query.text("fieldValidation"));
-            let scale = decode_typed(&cx, &view, validation, media_type, &body)?;
-            registry.update_with(&write, &name, |object| apply(&resource, object, &scale)).await?
+            let patch = match cx.info.verb {
+                "patch" => Some(Patch::parse(&view, media_type, &body)?),
+                _ => None,
+            };
+            let sent = match patch {
+                None => decode_typed(&cx, &view, validation, media_type, &body)?,
+                Some(_) => Value::Null,
+            };
+            let change = |object: &mut Value| {
+                let old = owned(object)?;
+                let mut scale = match &patch {
+                    Some(patch) => retype(&cx, &view, validation, patch.apply(&view, &old)?)?,
+                    None => sent.clone(),
+                };
+                set(&resource, object, &scale)?;
+                managed_apply::track_update(Some(&old), &mut scale, &by);
+                scale::managers_from_scale(object, &scale, &resource.api_version(), REPLICAS);
+                Ok(())
+            };
+            registry.update_with(&write, &name, change).await?
         };
         Ok(SpecialResponse::Object(StatusCode::OK, of(&written.object)?))
     }
@@ -85,8 +119,15 @@ fn of(object: &Value) -> Result<Value, ApiError> {
     Ok(json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": metadata, "spec": wanted, "status": status}))
 }
 
+/// The scale of `object` with the managers of its replicas.
+fn owned(object: &Value) -> Result<Value, ApiError> {
+    let mut view = of(object)?;
+    scale::managers_to_scale(object, &mut view, REPLICAS);
+    Ok(view)
+}
+
 /// Gives `object` the replicas of `scale`.
-fn apply(resource: &Resource, object: &mut Value, scale: &Value) -> Result<(), ApiError> {
+fn set(resource: &Resource, object: &mut Value, scale: &Value) -> Result<(), ApiError> {
     let replicas = scale.field("spec").int("replicas");
     let name = object.name().to_owned();
     if replicas < 0 {
