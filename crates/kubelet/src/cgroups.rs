@@ -48,19 +48,8 @@ pub fn create(config: &Config, pod: &Pod) -> Result<(), String> {
     if !config.manage_cgroups {
         return Ok(());
     }
-    let relative = pod_path(config, pod);
     let limits = resources::pod(pod);
-    let dirs: Vec<(&str, PathBuf)> = if is_v2() {
-        vec![("", Path::new("/sys/fs/cgroup").join(relative.trim_start_matches('/')))]
-    } else {
-        ["cpu", "memory"]
-            .into_iter()
-            .map(|name| (name, Path::new("/sys/fs/cgroup").join(name)))
-            .filter(|(_, dir)| dir.exists())
-            .map(|(name, dir)| (name, dir.join(relative.trim_start_matches('/'))))
-            .collect()
-    };
-    for (controller, dir) in dirs {
+    for (controller, dir) in groups(config, pod) {
         let text = |error: std::io::Error| format!("cannot set up cgroup {}: {error}", dir.display());
         if controller.is_empty() {
             make_v2(&dir).map_err(text)?;
@@ -75,6 +64,63 @@ pub fn create(config: &Config, pod: &Pod) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// The pod's groups that have limits: controller (empty for v2) and directory.
+fn groups(config: &Config, pod: &Pod) -> Vec<(&'static str, PathBuf)> {
+    let relative = pod_path(config, pod);
+    let root = Path::new("/sys/fs/cgroup");
+    if is_v2() {
+        return vec![("", root.join(relative.trim_start_matches('/')))];
+    }
+    ["cpu", "memory"]
+        .into_iter()
+        .map(|name| (name, root.join(name)))
+        .filter(|(_, dir)| dir.exists())
+        .map(|(name, dir)| (name, dir.join(relative.trim_start_matches('/'))))
+        .collect()
+}
+
+/// Which of a pod's limits are set.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Those that become larger: before the containers' limits change.
+    Raise,
+    /// All: after the containers' limits have changed.
+    All,
+}
+
+/// Changes the limits of the pod's group.
+pub fn update(config: &Config, pod: &Pod, change: Change) -> Result<(), String> {
+    if !config.manage_cgroups {
+        return Ok(());
+    }
+    let limits = resources::pod(pod);
+    for (controller, dir) in groups(config, pod) {
+        for (file, value) in settings(controller, &limits) {
+            let path = dir.join(file);
+            let current = fs::read_to_string(&path).unwrap_or_default();
+            if change == Change::Raise && !larger(&value, &current) {
+                continue;
+            }
+            match fs::write(&path, value) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(format!("cannot set {}: {error}", path.display()));
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether a limit is larger than the present one; no limit is the largest.
+fn larger(value: &str, current: &str) -> bool {
+    let number = |text: &str| text.split_whitespace().next().and_then(|first| first.parse::<i64>().ok());
+    match (number(value), number(current)) {
+        (Some(value), Some(current)) => current >= 0 && value > current,
+        _ => false,
+    }
 }
 
 /// Makes a v2 group and hands the controllers down to it.
@@ -146,4 +192,17 @@ fn remove_tree(dir: &Path) -> std::io::Result<()> {
         remove_tree(&entry.path())?;
     }
     fs::remove_dir(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_larger_limits_are_raised_and_nothing_is_larger_than_none() {
+        assert!(larger("20000", "10000\n") && larger("20000 100000", "10000 100000\n"));
+        for current in ["-1\n", "max 100000\n", "30000\n", "20000"] {
+            assert!(!larger("20000", current), "{current}");
+        }
+    }
 }

@@ -22,7 +22,7 @@ pub struct Config {
     pub root_dir: PathBuf,
     /// Where pods' logs live (upstream: `/var/log/pods`).
     pub pod_logs_dir: PathBuf,
-    /// Directory of static pod manifests, when there are any.
+    /// Directory of static pods' manifests; it is made when it is missing. `None`: the node has no static pods.
     pub static_pod_path: Option<PathBuf>,
     /// Address of the kubelet's own server; `None` runs without one (component tests).
     pub server: Option<ServerConfig>,

@@ -64,7 +64,7 @@ pub fn sandbox(pod: &Pod, attempt: u32, config: &Config) -> Result<cri::PodSandb
             security_context: Some(security::sandbox(pod, &config.root_dir)),
             sysctls: security::sysctls(pod),
             resources: Some(resources::pod(pod)),
-            overhead: None,
+            overhead: pod.pod_spec().and_then(|spec| spec.overhead.as_ref()).map(resources::overhead),
         }),
         windows: None,
     })
@@ -149,6 +149,7 @@ fn annotations(pod: &Pod, container: &Container, restart_count: i32) -> HashMap<
         (labels::TERMINATION_MESSAGE_PATH, path.to_owned()),
         (labels::TERMINATION_MESSAGE_POLICY, policy.to_owned()),
         (labels::TERMINATION_GRACE_PERIOD, grace.to_string()),
+        (labels::MEMORY_REQUEST, resources::memory_request(container).to_string()),
     ]
     .into_iter()
     .map(|(key, value)| (key.to_owned(), value))

@@ -106,22 +106,53 @@ fn bytes_to_free(disk: Disk, (high, low): (u8, u8)) -> i64 {
     if disk.total == 0 || disk.free >= free_below(high) { 0 } else { (free_below(low) - disk.free).max(1) }
 }
 
-/// Removes images that no container uses, those unused for longest first. `seen`: when each was last in use here.
-async fn collect_images(kubelet: &Kubelet, images: &dyn ImageService, seen: &mut HashMap<String, Instant>) {
-    let now = Instant::now();
+/// The images that may be removed, each with whether a container uses it.
+async fn images_and_use(kubelet: &Kubelet, images: &dyn ImageService) -> Vec<(cri::Image, bool)> {
     let containers = kubelet.runtime.list_containers(cri::ListContainersRequest { filter: None }).await;
     let listed = images.list_images(cri::ListImagesRequest { filter: None }).await;
-    let (Ok(containers), Ok(listed)) = (containers, listed) else { return };
+    let (Ok(containers), Ok(listed)) = (containers, listed) else { return Vec::new() };
     let used: HashSet<&str> = (containers.containers.iter())
         .flat_map(|one| {
             [one.image_ref.as_str(), one.image_id.as_str(), one.image.as_ref().map_or("", |image| &image.image)]
         })
         .collect();
-    seen.retain(|id, _| listed.images.iter().any(|image| image.id == *id));
+    let in_use = |image: &cri::Image| {
+        let mut names = image.repo_tags.iter().chain(&image.repo_digests).chain([&image.id]);
+        names.any(|name| used.contains(name.as_str()))
+    };
+    let removable = listed.images.into_iter().filter(|image| !image.pinned);
+    removable.map(|image| (in_use(&image), image)).map(|(used, image)| (image, used)).collect()
+}
+
+/// Removes every image that no container uses: the node needs the room now.
+pub async fn remove_unused_images(kubelet: &Kubelet, images: &dyn ImageService) {
+    for (image, used) in images_and_use(kubelet, images).await {
+        if !used {
+            remove_image(images, &image).await;
+        }
+    }
+}
+
+/// Removes an image; the bytes that are free then.
+async fn remove_image(images: &dyn ImageService, image: &cri::Image) -> i64 {
+    let spec = cri::ImageSpec { image: image.id.clone(), ..Default::default() };
+    match images.remove_image(cri::RemoveImageRequest { image: Some(spec) }).await {
+        Ok(_) => i64::try_from(image.size).unwrap_or(i64::MAX),
+        Err(status) => {
+            tracing::warn!(image = image.id, error = status.message(), "cannot remove an image");
+            0
+        }
+    }
+}
+
+/// Removes images that no container uses, those unused for longest first. `seen`: when each was last in use here.
+async fn collect_images(kubelet: &Kubelet, images: &dyn ImageService, seen: &mut HashMap<String, Instant>) {
+    let now = Instant::now();
+    let all = images_and_use(kubelet, images).await;
+    seen.retain(|id, _| all.iter().any(|(image, _)| image.id == *id));
     let mut unused = Vec::new();
-    for image in listed.images.iter().filter(|image| !image.pinned) {
-        let names = image.repo_tags.iter().chain(&image.repo_digests).chain([&image.id]);
-        if names.into_iter().any(|name| used.contains(name.as_str())) {
+    for (image, used) in &all {
+        if *used {
             seen.insert(image.id.clone(), now);
         } else {
             unused.push((*seen.entry(image.id.clone()).or_insert(now), image));
@@ -133,11 +164,7 @@ async fn collect_images(kubelet: &Kubelet, images: &dyn ImageService, seen: &mut
         if wanted <= 0 {
             return;
         }
-        let spec = cri::ImageSpec { image: image.id.clone(), ..Default::default() };
-        match images.remove_image(cri::RemoveImageRequest { image: Some(spec) }).await {
-            Ok(_) => wanted -= i64::try_from(image.size).unwrap_or(i64::MAX),
-            Err(status) => tracing::warn!(image = image.id, error = status.message(), "cannot remove an image"),
-        }
+        wanted -= remove_image(images, image).await;
     }
     if wanted > 0 {
         let message =

@@ -1,7 +1,9 @@
 //! Puts the parts together: what pods share, the watch on this node's pods, and one worker for each of them.
+use crate::allocation::Allocations;
 use crate::config::Config;
 use crate::downward::NodeFacts;
 use crate::events::Recorder;
+use crate::eviction::{self, Pressure};
 use crate::housekeeping;
 use crate::images::Images;
 use crate::logs::Watches;
@@ -9,10 +11,11 @@ use crate::node::{self, NodeAgent};
 use crate::objects::Objects;
 use crate::pods::{PodExt, labels};
 use crate::server::Server;
+use crate::static_pods::{Mirrors, StaticPods};
 use crate::status_manager::StatusManager;
 use crate::volumes::Volumes;
 use crate::worker::{self, Workers};
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::api::Api;
@@ -67,6 +70,7 @@ impl Handle {
 /// What all parts of one kubelet share.
 pub(crate) struct Kubelet {
     pub config: Config,
+    pub client: Client,
     pub runtime: Arc<dyn RuntimeService>,
     pub runtime_name: String,
     pub images: Images,
@@ -75,6 +79,12 @@ pub(crate) struct Kubelet {
     pub objects: Objects,
     pub volumes: Volumes,
     pub services: Informer<Service>,
+    pub informers: Informers,
+    /// This node's own object.
+    pub nodes: Informer<Node>,
+    pub allocations: Allocations,
+    pub mirrors: Mirrors,
+    pub pressure: Pressure,
     pub node: NodeFacts,
     pub machine_memory: i64,
     pub log_watches: Watches,
@@ -101,6 +111,24 @@ pub async fn run(
     let machine = node::Machine::read(&config);
     let facts = machine.facts(&config);
     let (ready_sender, ready) = watch::channel(false);
+    let own_name = watcher::Config::default().fields(&format!("metadata.name={}", config.node_name));
+    let nodes: Informer<Node> = Informer::start(Api::all(client.clone()), own_name, stop.clone());
+    let allocations = {
+        let workers = workers.clone();
+        Allocations::new(config.root_dir.join("pods"), move |uid| workers.wake(uid))
+    };
+    let informers = Informers::new(client.clone(), stop.clone());
+    let pressure = Pressure::default();
+    let statuses = StatusManager::new(client.clone());
+    let mirrors = Mirrors::new(client.clone(), statuses.clone());
+    {
+        let mirrors = mirrors.clone();
+        nodes.on_change(move |change| {
+            if matches!(change, Change::Added(_)) {
+                mirrors.wake();
+            }
+        });
+    }
     let agent = NodeAgent {
         config: config.clone(),
         client: client.clone(),
@@ -108,13 +136,20 @@ pub async fn run(
         recorder: recorder.clone(),
         runtime: runtime.clone(),
         images: images.clone(),
+        pressure: pressure.clone(),
+        nodes: nodes.clone(),
         runtime_version: format!("{}://{}", version.runtime_name, version.runtime_version),
     };
     let kubelet = Arc::new(Kubelet {
         volumes: Volumes::new(&config, client.clone(), objects.clone(), facts.clone())?,
         images: Images::new(images.clone(), recorder.clone()),
-        statuses: StatusManager::new(client.clone()),
-        services: Informers::new(client.clone(), stop.clone()).of::<Service>(),
+        statuses,
+        mirrors,
+        pressure,
+        services: informers.of::<Service>(),
+        informers,
+        nodes,
+        allocations,
         runtime,
         runtime_name: version.runtime_name,
         recorder,
@@ -122,6 +157,7 @@ pub async fn run(
         node: facts,
         machine_memory: machine.memory,
         log_watches: Watches::default(),
+        client: client.clone(),
         since: Timestamp::now(),
         config,
     });
@@ -133,20 +169,42 @@ pub async fn run(
         tokio::spawn(serve.run(listener, server, stop.clone()));
     }
     tokio::spawn(agent.run(ready_sender, stop.clone()));
-    tokio::spawn(follow_pods(kubelet.clone(), workers.clone(), client, stop.clone()));
-    tokio::spawn(housekeeping::run(kubelet.clone(), images, stop.clone()));
+    let statics = kubelet
+        .config
+        .static_pod_path
+        .clone()
+        .map(|directory| StaticPods::start(kubelet.clone(), workers.clone(), directory, stop.clone()));
+    let known = statics.iter().flat_map(StaticPods::uids).collect();
+    if let Some(statics) = statics {
+        tokio::spawn(statics.run());
+    }
+    let mirrors = kubelet.mirrors.clone();
+    tokio::spawn(mirrors.run(kubelet.nodes.clone(), kubelet.config.node_name.clone(), stop.clone()));
+    tokio::spawn(follow_pods(kubelet.clone(), workers.clone(), client, known, stop.clone()));
+    tokio::spawn(housekeeping::run(kubelet.clone(), images.clone(), stop.clone()));
+    tokio::spawn(eviction::run(kubelet.clone(), workers.clone(), images, stop.clone()));
     tokio::spawn(follow_runtime(kubelet, workers, stop));
     Ok(Handle { ready })
 }
 
-/// Keeps one worker for each pod bound to this node.
-async fn follow_pods(kubelet: Arc<Kubelet>, workers: Workers, client: Client, stop: CancellationToken) {
+/// Keeps one worker for each pod bound to this node. `statics`: UIDs of pods that the API does not know.
+async fn follow_pods(
+    kubelet: Arc<Kubelet>,
+    workers: Workers,
+    client: Client,
+    statics: HashSet<String>,
+    stop: CancellationToken,
+) {
     let config = watcher::Config::default().fields(&format!("spec.nodeName={}", kubelet.config.node_name));
     let pods: Informer<Pod> = Informer::start(Api::all(client), config, stop.clone());
-    let seen: Arc<Mutex<HashSet<String>>> = Arc::default();
+    let seen = Arc::new(Mutex::new(statics));
     {
         let (kubelet, workers, stop, seen) = (kubelet.clone(), workers.clone(), stop.clone(), seen.clone());
         pods.on_change(move |change| {
+            if change.object().is_mirror() {
+                kubelet.mirrors.observe(change.object(), !matches!(change, Change::Deleted(_)));
+                return;
+            }
             if let Change::Updated(old, new) = change
                 && old.uid() != new.uid()
             {

@@ -1,4 +1,6 @@
 //! The node agent: registers the Node, runs the pods bound to it over CRI, and reports their status. Start at [`run`].
+mod admission;
+mod allocation;
 mod backoff;
 mod cgroups;
 mod config;
@@ -7,6 +9,7 @@ mod dns;
 mod downward;
 mod env;
 mod events;
+mod eviction;
 mod expansion;
 mod hooks;
 mod housekeeping;
@@ -23,6 +26,7 @@ mod quantity;
 mod resources;
 mod security;
 mod server;
+mod static_pods;
 mod status;
 mod status_manager;
 mod termination_message;

@@ -5,13 +5,13 @@ mod status;
 
 use crate::config::Config;
 use crate::events::{Recorder, Severity};
+use crate::eviction::Pressure;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{ContainerImage, Node, NodeSpec, NodeStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, OwnerReference};
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
-use kube::runtime::watcher;
 use pintle_client::Informer;
 use pintle_runtime::cri::{self, ImageService, RuntimeService};
 use serde_json::{Value, json};
@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use machine::{Disk, Machine, available_memory, busy_seconds, disk};
+pub use status::{disk_pressure, memory_pressure};
 
 /// Where nodes' leases live.
 const LEASE_NAMESPACE: &str = "kube-node-lease";
@@ -43,6 +44,9 @@ pub struct NodeAgent {
     pub recorder: Recorder,
     pub runtime: Arc<dyn RuntimeService>,
     pub images: Arc<dyn ImageService>,
+    pub pressure: Pressure,
+    /// Follows the Node object.
+    pub nodes: Informer<Node>,
     pub runtime_version: String,
 }
 
@@ -54,12 +58,12 @@ impl NodeAgent {
             let mut node = this.register().await;
             ready.send_replace(true);
             this.recorder.node(Severity::Normal, "Starting", "Starting kubelet.");
-            tokio::join!(this.clone().keep_lease(node.metadata.uid.clone()), this.keep_status(&mut node, stop.clone()));
+            tokio::join!(this.clone().keep_lease(node.metadata.uid.clone()), this.keep_status(&mut node));
         };
         tokio::select! { () = work => {} () = stop.cancelled() => {} }
     }
 
-    fn nodes(&self) -> Api<Node> {
+    fn api(&self) -> Api<Node> {
         Api::all(self.client.clone())
     }
 
@@ -91,12 +95,12 @@ impl NodeAgent {
             spec: Some(NodeSpec::default()),
             status: Some(self.status(None).await),
         };
-        match self.nodes().create(&PostParams::default(), &fresh).await {
+        match self.api().create(&PostParams::default(), &fresh).await {
             Ok(node) => return self.report(&node).await,
             Err(kube::Error::Api(error)) if error.code == 409 => {}
             Err(error) => return Err(error),
         }
-        let known = self.nodes().get(&self.config.node_name).await?;
+        let known = self.api().get(&self.config.node_name).await?;
         let labels = json!({"metadata": {"labels": fresh.metadata.labels, "annotations": fresh.metadata.annotations}});
         let wanted = fresh.metadata.labels.iter().flatten();
         let same = wanted
@@ -105,7 +109,7 @@ impl NodeAgent {
         let known = if same {
             known
         } else {
-            self.nodes().patch(&self.config.node_name, &PatchParams::default(), &Patch::Strategic(labels)).await?
+            self.api().patch(&self.config.node_name, &PatchParams::default(), &Patch::Strategic(labels)).await?
         };
         self.report(&known).await
     }
@@ -113,8 +117,14 @@ impl NodeAgent {
     async fn status(&self, known: Option<&NodeStatus>) -> NodeStatus {
         let machine = Machine { disk: disk(&self.config.root_dir), ..self.machine.clone() };
         let problems = self.runtime_problems().await;
+        self.pressure.look(&self.config);
+        let health = status::Health {
+            problems: &problems,
+            memory_pressure: self.pressure.memory(),
+            disk_pressure: self.pressure.disk(),
+        };
         let mut status =
-            status::generate(&self.config, &machine, &self.runtime_version, &problems, known, Timestamp::now());
+            status::generate(&self.config, &machine, &self.runtime_version, &health, known, Timestamp::now());
         status.images = Some(self.image_list().await);
         status
     }
@@ -168,13 +178,12 @@ impl NodeAgent {
 
     async fn send(&self, status: Value) -> Result<Node, kube::Error> {
         let patch = Patch::Strategic(json!({"status": status}));
-        self.nodes().patch_status(&self.config.node_name, &PatchParams::default(), &patch).await
+        self.api().patch_status(&self.config.node_name, &PatchParams::default(), &patch).await
     }
 
     /// Reports changes of the machine, corrections of what others wrote, and every five minutes a sign of life.
-    async fn keep_status(&self, node: &mut Node, stop: CancellationToken) {
-        let config = watcher::Config::default().fields(&format!("metadata.name={}", self.config.node_name));
-        let informer: Informer<Node> = Informer::start(self.nodes(), config, stop);
+    async fn keep_status(&self, node: &mut Node) {
+        let informer = &self.nodes;
         let changed = Arc::new(Notify::new());
         let notify = changed.clone();
         informer.on_change(move |_| notify.notify_one());
@@ -182,7 +191,7 @@ impl NodeAgent {
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.tick().await;
         loop {
-            tokio::select! { () = changed.notified() => {} _ = look.tick() => {} }
+            tokio::select! { () = changed.notified() => {} () = self.pressure.changed() => {} _ = look.tick() => {} }
             if let Some(newer) = informer.get("", &self.config.node_name) {
                 *node = newer.as_ref().clone();
             } else if informer.list().is_empty() {

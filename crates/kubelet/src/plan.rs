@@ -2,6 +2,7 @@
 // upstream: pkg/kubelet/kuberuntime, computePodActions and computeInitContainerActions
 use crate::pods::{PodExt, container_hash, is_sidecar, should_restart};
 use crate::probes::{Outcome, ProbeResults};
+use crate::resources;
 use crate::view::{ContainerView, PodView, State};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use pintle_runtime::cri::{NamespaceMode, PodSandboxState};
@@ -25,6 +26,8 @@ pub struct Actions {
     pub init: Vec<usize>,
     /// Regular containers to start, by index.
     pub start: Vec<usize>,
+    /// Running containers, by name and id, whose resources change while they run.
+    pub update: Vec<(String, String)>,
 }
 
 /// A container to stop, and why.
@@ -103,6 +106,14 @@ pub fn actions(pod: &Pod, view: &PodView, probes: &ProbeResults) -> Actions {
             continue;
         };
         let Some((mut message, reason, changed)) = verdict(container, found, probes) else {
+            match resize(pod, container, found) {
+                Some(Resize::Restart(message)) => {
+                    plan.start.push(index);
+                    plan.kill.push(kill(found, message, KillReason::Other));
+                }
+                Some(Resize::InPlace) => plan.update.push((found.name.clone(), found.id.clone())),
+                None => {}
+            }
             keep += 1;
             continue;
         };
@@ -159,6 +170,39 @@ fn verdict(container: &Container, found: &ContainerView, probes: &ProbeResults) 
         return Some((format!("Container {name} failed startup probe"), KillReason::StartupProbe, false));
     }
     None
+}
+
+/// How a running container gets other resources.
+enum Resize {
+    /// While it runs.
+    InPlace,
+    /// By a restart, with the event's message.
+    Restart(String),
+}
+
+/// Whether a running container has other resources than it was granted, and how it gets them.
+// upstream: pkg/kubelet/kuberuntime, computePodResizeAction
+fn resize(pod: &Pod, container: &Container, found: &ContainerView) -> Option<Resize> {
+    let wanted = resources::container(pod, container, 1);
+    let (cpu, memory) = resources::differ(&wanted, found.resources.as_ref()?);
+    let request = found.memory_request.is_some_and(|request| request != resources::memory_request(container));
+    let restarts = |name: &str| {
+        let policies = container.resize_policy.as_deref().unwrap_or_default();
+        policies.iter().any(|policy| policy.resource_name == name && policy.restart_policy == "RestartContainer")
+    };
+    if cpu && restarts("cpu") || (memory || request) && restarts("memory") {
+        return Some(Resize::Restart(format!("Container {} resize requires restart", container.name)));
+    }
+    (cpu || memory).then_some(Resize::InPlace)
+}
+
+/// Whether some running container does not have the resources yet that it was granted.
+pub fn is_resizing(pod: &Pod, view: &PodView) -> bool {
+    let sidecars = pod.init_containers().iter().filter(|container| is_sidecar(container));
+    sidecars.chain(pod.containers()).any(|container| {
+        let running = view.find(&container.name).filter(|found| found.state == State::Running);
+        running.is_some_and(|found| resize(pod, container, found).is_some())
+    })
 }
 
 fn definition_changed(container: &Container, found: &ContainerView) -> bool {
@@ -224,7 +268,7 @@ fn init_actions(pod: &Pod, view: &PodView, probes: &ProbeResults, plan: &mut Act
                     } else if !previously {
                         plan.init.push(index + 1);
                     }
-                    check_sidecar(index, container, found, probes, plan);
+                    check_sidecar(index, pod, found, probes, plan);
                 }
             }
             State::Running => {}
@@ -284,19 +328,18 @@ fn sidecar_started(
     }
 }
 
-fn check_sidecar(
-    index: usize,
-    container: &Container,
-    found: &ContainerView,
-    probes: &ProbeResults,
-    plan: &mut Actions,
-) {
+fn check_sidecar(index: usize, pod: &Pod, found: &ContainerView, probes: &ProbeResults, plan: &mut Actions) {
+    let container = &pod.init_containers()[index];
     let (message, reason) = if definition_changed(container, found) {
         (format!("Init container {} definition changed", container.name), KillReason::Other)
     } else if probes.liveness(&found.id) == Some(Outcome::Failure) {
         (format!("Init container {} failed liveness probe", container.name), KillReason::LivenessProbe)
     } else {
-        return;
+        match resize(pod, container, found) {
+            Some(Resize::Restart(message)) => (message, KillReason::Other),
+            Some(Resize::InPlace) => return plan.update.push((found.name.clone(), found.id.clone())),
+            None => return,
+        }
     };
     plan.kill.push(kill(found, message, reason));
     plan.init.push(index);

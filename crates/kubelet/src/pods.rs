@@ -22,6 +22,8 @@ pub mod labels {
     pub const TERMINATION_MESSAGE_POLICY: &str = "io.kubernetes.container.terminationMessagePolicy";
     /// Annotation: the pod's termination grace period in seconds.
     pub const TERMINATION_GRACE_PERIOD: &str = "io.kubernetes.pod.terminationGracePeriod";
+    /// Annotation: the memory request the container was made with, in bytes; the runtime does not know it.
+    pub const MEMORY_REQUEST: &str = "pintle.dev/container.memoryRequest";
 }
 
 /// Accessors for what every valid pod has.

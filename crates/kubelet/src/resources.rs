@@ -1,5 +1,7 @@
 //! Resources of pods and containers in the kernel's terms: QoS class, CPU shares and quota, memory, OOM score.
 // upstream: pkg/apis/core/v1/helper/qos; pkg/kubelet/cm, helpers_linux.go; pkg/kubelet/qos/policy.go
+pub mod aggregate;
+
 use crate::pods::{PodExt, is_sidecar};
 use crate::quantity;
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
@@ -84,13 +86,16 @@ fn bytes(thousandths: i128) -> i64 {
 
 /// The CRI resources of a container.
 pub fn container(pod: &Pod, container: &Container, machine_memory: i64) -> cri::LinuxContainerResources {
-    let cpu_limit = limit(container, "cpu");
+    // A container without a limit may use what its pod may.
+    let of_pod = pod.pod_spec().and_then(|spec| spec.resources.as_ref()?.limits.as_ref());
+    let limit = |name: &str| limit(container, name).or_else(|| amount(of_pod, name).filter(|limit| *limit > 0));
+    let cpu_limit = limit("cpu");
     let hugepages = container.resources.as_ref().and_then(|all| all.limits.as_ref()).into_iter().flatten();
     cri::LinuxContainerResources {
         cpu_period: CPU_PERIOD,
         cpu_quota: cpu_limit.map_or(0, quota),
         cpu_shares: shares(request(container, "cpu")),
-        memory_limit_in_bytes: limit(container, "memory").map_or(0, bytes),
+        memory_limit_in_bytes: limit("memory").map_or(0, bytes),
         oom_score_adj: oom_score_adj(pod, container, machine_memory),
         hugepage_limits: hugepages
             .filter_map(|(name, quantity)| {
@@ -101,6 +106,30 @@ pub fn container(pod: &Pod, container: &Container, machine_memory: i64) -> cri::
             .collect(),
         ..Default::default()
     }
+}
+
+/// A container's memory request in bytes.
+pub fn memory_request(container: &Container) -> i64 {
+    bytes(request(container, "memory"))
+}
+
+/// A pod's overhead in CRI's terms.
+pub fn overhead(list: &BTreeMap<String, Quantity>) -> cri::LinuxContainerResources {
+    let (cpu, memory) = (amount(Some(list), "cpu").unwrap_or(0), amount(Some(list), "memory").unwrap_or(0));
+    cri::LinuxContainerResources {
+        cpu_period: CPU_PERIOD,
+        cpu_quota: if cpu > 0 { quota(cpu) } else { 0 },
+        cpu_shares: shares(cpu),
+        memory_limit_in_bytes: bytes(memory),
+        ..Default::default()
+    }
+}
+
+/// What differs between the resources a container should run with and those it runs with; a limit that went away stays.
+pub fn differ(wanted: &cri::LinuxContainerResources, actual: &cri::LinuxContainerResources) -> (bool, bool) {
+    let limit = |wanted: i64, actual: i64| wanted > 0 && wanted != actual;
+    let cpu = limit(wanted.cpu_quota, actual.cpu_quota) || limit(wanted.cpu_shares, actual.cpu_shares);
+    (cpu, limit(wanted.memory_limit_in_bytes, actual.memory_limit_in_bytes))
 }
 
 /// How readily the kernel kills the container when memory is short.

@@ -6,8 +6,9 @@ mod phase;
 
 use crate::pods::PodExt;
 use crate::probes::{Outcome, ProbeResults};
+use crate::resources::aggregate;
 use crate::view::PodView;
-use k8s_openapi::api::core::v1::{ContainerStatus, HostIP, Pod, PodIP, PodStatus};
+use k8s_openapi::api::core::v1::{ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{RoundMode, SignedDuration, Timestamp, TimestampRound, Unit};
 use std::collections::HashMap;
@@ -33,6 +34,8 @@ pub struct Inputs<'a> {
     pub evicted: Option<(&'a str, &'a str)>,
     /// Prefix of container ids: `<runtime>://`.
     pub runtime_name: &'a str,
+    /// Conditions that come from elsewhere: of a resize that waits or goes on, of an eviction.
+    pub more: &'a [PodCondition],
     /// The present time.
     pub now: Timestamp,
 }
@@ -52,6 +55,8 @@ pub fn generate(pod: &Pod, view: &PodView, inputs: &Inputs<'_>) -> PodStatus {
         resource_claim_statuses: api.resource_claim_statuses,
         extended_resource_claim_status: api.extended_resource_claim_status,
         resize: api.resize,
+        allocated_resources: aggregate::to_list(aggregate::requests(pod)),
+        resources: Some(effective_resources(pod)),
         ..Default::default()
     };
     set_ips(pod, view, inputs, &mut status);
@@ -75,8 +80,21 @@ pub fn generate(pod: &Pod, view: &PodView, inputs: &Inputs<'_>) -> PodStatus {
     }
     status.phase = Some(phase.to_owned());
     mark_started_and_ready(pod, inputs, &mut status);
-    status.conditions = Some(conditions::generate(pod, view, &status, previous, seconds(inputs.now)));
+    let mut conditions = conditions::generate(pod, view, &status, previous, seconds(inputs.now));
+    let new: Vec<_> =
+        inputs.more.iter().filter(|one| conditions.iter().all(|known| known.type_ != one.type_)).cloned().collect();
+    conditions.extend(new);
+    status.conditions = Some(conditions);
     status
+}
+
+/// The resources of the whole pod.
+fn effective_resources(pod: &Pod) -> ResourceRequirements {
+    ResourceRequirements {
+        requests: aggregate::to_list(aggregate::requests(pod)),
+        limits: aggregate::to_list(aggregate::limits(pod)),
+        claims: None,
+    }
 }
 
 fn all_statuses(status: &PodStatus) -> Vec<ContainerStatus> {

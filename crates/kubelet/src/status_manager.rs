@@ -59,6 +59,10 @@ impl StatusManager {
 
     /// Notes the newest API object of a pod; sends again what it lacks.
     pub fn observe(&self, pod: &Arc<Pod>) {
+        if pod.is_static() {
+            // The API knows its mirror only.
+            return;
+        }
         let mut entries = self.0.entries.lock();
         let entry = entries.entry(pod.uid().to_owned()).or_default();
         if entry.api.as_ref().is_none_or(|known| version(known) <= version(pod)) {
@@ -71,12 +75,28 @@ impl StatusManager {
         }
     }
 
+    /// Notes the API's mirror of the static pod `uid`; sends the pod's status there.
+    pub fn observe_mirror(&self, uid: &str, mirror: &Arc<Pod>) {
+        let known = {
+            let mut entries = self.0.entries.lock();
+            let entry = entries.entry(uid.to_owned()).or_default();
+            let newer = |api: &Arc<Pod>| api.uid() != mirror.uid() || version(api) <= version(mirror);
+            if entry.api.as_ref().is_none_or(newer) {
+                entry.api = Some(mirror.clone());
+            }
+            entry.status.phase.is_some()
+        };
+        if known {
+            self.send(uid);
+        }
+    }
+
     /// Sets the status of `pod`; `finished` allows the removal of the API object once deletion was asked for.
     pub fn set(&self, pod: &Arc<Pod>, status: PodStatus, finished: bool) {
         {
             let mut entries = self.0.entries.lock();
             let entry = entries.entry(pod.uid().to_owned()).or_default();
-            if entry.api.is_none() {
+            if entry.api.is_none() && !pod.is_static() {
                 entry.api = Some(pod.clone());
             }
             if entry.status == status && entry.finished == finished {
@@ -150,12 +170,12 @@ impl StatusManager {
         patch: serde_json::Value,
         status: PodStatus,
     ) -> Result<(), kube::Error> {
-        let body = serde_json::json!({"metadata": {"uid": uid}, "status": patch});
+        let body = serde_json::json!({"metadata": {"uid": api.uid()}, "status": patch});
         let pods: Api<Pod> = Api::namespaced(self.0.client.clone(), api.namespace());
         let new = pods.patch_status(api.name(), &PatchParams::default(), &Patch::Strategic(body)).await?;
         if let Some(entry) = self.0.entries.lock().get_mut(uid) {
             entry.settled = Some((status, new.status.clone().unwrap_or_default()));
-            if entry.api.as_ref().is_none_or(|known| version(known) <= version(&new)) {
+            if entry.api.as_ref().is_none_or(|known| known.uid() == new.uid() && version(known) <= version(&new)) {
                 entry.api = Some(Arc::new(new));
             }
             // A finished pod whose last status is now known may be ready to go.

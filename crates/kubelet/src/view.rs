@@ -48,6 +48,10 @@ pub struct ContainerView {
     pub user: Option<cri::LinuxContainerUser>,
     /// Host path of its log.
     pub log_path: String,
+    /// Resources it runs with, when the runtime reports them.
+    pub resources: Option<cri::LinuxContainerResources>,
+    /// The memory request it was made with, in bytes.
+    pub memory_request: Option<i64>,
 }
 
 /// A container's state.
@@ -203,5 +207,7 @@ fn container_view(
         finished_at: status.finished_at,
         user: status.user.as_ref().and_then(|user| user.linux.clone()),
         log_path: status.log_path.clone(),
+        resources: status.resources.as_ref().and_then(|resources| resources.linux.clone()),
+        memory_request: annotation(labels::MEMORY_REQUEST).and_then(|bytes| bytes.parse().ok()),
     }
 }

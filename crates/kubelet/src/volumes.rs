@@ -126,6 +126,11 @@ impl Volumes {
         self.pod_dir(uid).join("volumes").join(format!("kubernetes.io~{plugin}")).join(volume)
     }
 
+    /// Where the emptyDir `volume` of pod `uid` lives.
+    pub fn empty_dir_path(&self, uid: &str, volume: &str) -> PathBuf {
+        self.dir(uid, "empty-dir", volume)
+    }
+
     /// Sets up all volumes of `pod`.
     pub async fn set_up(&self, pod: &Arc<Pod>) -> Result<SetUp, Error> {
         let mut done = SetUp::default();
@@ -145,7 +150,7 @@ impl Volumes {
         let failed = |cause: String| Error::SetUp { volume: volume.name.clone(), cause };
         let plain = |path: PathBuf| Mounted { path, read_only: false, image: None };
         if let Some(source) = &volume.empty_dir {
-            let path = self.dir(pod.uid(), "empty-dir", &volume.name);
+            let path = self.empty_dir_path(pod.uid(), &volume.name);
             let (pod, source, target) = (pod.clone(), source.clone(), path.clone());
             return blocking(move || {
                 empty_dir(&target, &source)?;

@@ -1,5 +1,7 @@
 //! One task for each pod: syncs it while it lives, ends it in order, removes what is left when the API has forgotten it.
 // upstream: pkg/kubelet, pod_workers.go
+mod admit;
+mod resize;
 mod start;
 mod stop;
 mod sync;
@@ -10,7 +12,8 @@ use crate::pods::PodExt;
 use crate::probes::ProbeSet;
 use crate::status::StartFailures;
 use crate::view::{self, PodView};
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -26,6 +29,9 @@ pub use stop::remove_sandbox;
 /// Delays after failed syncs: first and longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 
+/// How long the containers of an evicted pod have to end, in seconds.
+const EVICTION_GRACE: i64 = 1;
+
 /// The workers of a node's pods, by UID; clones share them.
 #[derive(Clone, Default)]
 pub struct Workers(Arc<Mutex<HashMap<String, Arc<Desk>>>>);
@@ -38,12 +44,16 @@ struct Desk {
     end: CancellationToken,
     /// Told when the grace period becomes shorter while the pod ends.
     hurry: Notify,
+    /// Cancelled when nothing of the pod is left.
+    gone: CancellationToken,
 }
 
 struct Wish {
     pod: Arc<Pod>,
     /// The API has forgotten the pod.
     removed: bool,
+    /// The node needs the pod to end.
+    eviction: Option<Eviction>,
 }
 
 impl Workers {
@@ -56,11 +66,13 @@ impl Workers {
             return;
         }
         let desk = Arc::new(Desk {
-            wish: Mutex::new(Wish { pod: pod.clone(), removed: false }),
+            wish: Mutex::new(Wish { pod: pod.clone(), removed: false, eviction: None }),
             wake: Notify::new(),
             end: CancellationToken::new(),
             hurry: Notify::new(),
+            gone: CancellationToken::new(),
         });
+        let gone = desk.gone.clone();
         desk.update(pod);
         all.insert(pod.uid().to_owned(), desk.clone());
         let (uid, workers, kubelet) = (pod.uid().to_owned(), self.clone(), kubelet.clone());
@@ -72,6 +84,7 @@ impl Workers {
             if finished {
                 statuses.forget(&uid);
                 workers.0.lock().remove(&uid);
+                gone.cancel();
             }
         });
     }
@@ -80,6 +93,27 @@ impl Workers {
     pub fn removed(&self, pod: &Pod) {
         if let Some(desk) = self.0.lock().get(pod.uid()) {
             desk.wish.lock().removed = true;
+            desk.end.cancel();
+            desk.hurry.notify_one();
+            desk.wake.notify_one();
+        }
+    }
+
+    /// Cancelled once nothing of the pod `uid` is left.
+    pub fn ended(&self, uid: &str) -> CancellationToken {
+        if let Some(desk) = self.0.lock().get(uid) {
+            return desk.gone.clone();
+        }
+        let gone = CancellationToken::new();
+        gone.cancel();
+        gone
+    }
+
+    /// Ends the pod `uid` at once for `reason`. `disrupted`: not for a fault of its own.
+    pub fn evict(&self, uid: &str, reason: &str, message: String, disrupted: bool) {
+        if let Some(desk) = self.0.lock().get(uid) {
+            let eviction = Eviction { reason: reason.to_owned(), message, grace: Some(EVICTION_GRACE), disrupted };
+            desk.wish.lock().eviction.get_or_insert(eviction);
             desk.end.cancel();
             desk.hurry.notify_one();
             desk.wake.notify_one();
@@ -125,6 +159,10 @@ impl Desk {
         self.wish.lock().pod.clone()
     }
 
+    fn eviction(&self) -> Option<Eviction> {
+        self.wish.lock().eviction.clone()
+    }
+
     fn removed(&self) -> bool {
         self.wish.lock().removed
     }
@@ -144,6 +182,10 @@ enum Stage {
 struct Eviction {
     reason: String,
     message: String,
+    /// Seconds its containers have to end; as the pod says if `None`.
+    grace: Option<i64>,
+    /// The pod is not to blame, which its condition `DisruptionTarget` says.
+    disrupted: bool,
 }
 
 struct Worker {
@@ -159,6 +201,9 @@ struct Worker {
     messages: HashMap<String, String>,
     probes: ProbeSet,
     evicted: Option<Eviction>,
+    /// The node has taken the pod.
+    admitted: bool,
+    resizing: resize::Resizing,
     retry: Duration,
     /// The earliest time at which something is due although nothing happens.
     next: Option<Instant>,
@@ -177,6 +222,8 @@ impl Worker {
             messages: HashMap::new(),
             probes: ProbeSet::new(move || bell.wake.notify_one()),
             evicted: None,
+            admitted: false,
+            resizing: resize::Resizing::default(),
             retry: RETRY.0,
             next: None,
         }
@@ -190,18 +237,28 @@ impl Worker {
         loop {
             self.next = None;
             let pod = self.desk.pod();
+            self.evicted = self.evicted.take().or_else(|| self.desk.eviction());
             let before = stage;
             let result = match stage {
                 Stage::Syncing if pod.is_deleting() || self.desk.removed() || self.evicted.is_some() => {
                     stage = Stage::Terminating;
                     continue;
                 }
-                Stage::Syncing => self.sync(&pod).await.map(|ended| {
-                    if ended {
-                        stage = Stage::Terminating;
-                    }
-                }),
-                Stage::Terminating => self.terminate(&pod).await.map(|()| stage = Stage::Terminated),
+                Stage::Syncing if !self.admitted && !self.admit(&pod).await => {
+                    stage = Stage::Finished;
+                    continue;
+                }
+                Stage::Syncing => {
+                    let pod = self.follow_resize(&pod);
+                    self.sync(&pod).await.map(|ended| {
+                        if ended {
+                            stage = Stage::Terminating;
+                        }
+                    })
+                }
+                Stage::Terminating => {
+                    self.terminate(&self.kubelet.allocations.allocated(&pod)).await.map(|()| stage = Stage::Terminated)
+                }
                 Stage::Terminated => self.release(&pod).await.map(|()| stage = Stage::Finished),
                 Stage::Finished if self.desk.removed() => {
                     self.remove(&pod).await;
@@ -262,6 +319,21 @@ impl Worker {
         status
     }
 
+    /// Conditions that neither containers nor probes tell.
+    fn conditions(&self, pod: &Pod) -> Vec<PodCondition> {
+        let Some(eviction) = &self.evicted else { return self.resizing.conditions() };
+        let disruption = eviction.disrupted.then(|| PodCondition {
+            type_: "DisruptionTarget".to_owned(),
+            status: "True".to_owned(),
+            reason: Some("TerminationByKubelet".to_owned()),
+            message: Some(eviction.message.clone()),
+            observed_generation: pod.metadata.generation,
+            last_transition_time: Some(Time(crate::status::seconds(Timestamp::now()))),
+            last_probe_time: None,
+        });
+        disruption.into_iter().collect()
+    }
+
     fn status(&self, pod: &Pod, view: &PodView, terminal: bool) -> PodStatus {
         let previous = self.kubelet.statuses.get(&self.uid).or_else(|| pod.status.clone()).unwrap_or_default();
         let inputs = crate::status::Inputs {
@@ -272,6 +344,7 @@ impl Worker {
             terminal,
             evicted: self.evicted.as_ref().map(|evicted| (evicted.reason.as_str(), evicted.message.as_str())),
             runtime_name: &self.kubelet.runtime_name,
+            more: &self.conditions(pod),
             now: Timestamp::now(),
         };
         crate::status::generate(pod, view, &inputs)

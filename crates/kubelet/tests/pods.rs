@@ -40,6 +40,7 @@ impl Node {
     async fn run(&self, stop: CancellationToken) {
         let mut config = Config::new("node", "192.0.2.1".parse().unwrap(), &self.root);
         config.manage_cgroups = false;
+        config.static_pod_path = Some(self.root.join("manifests"));
         let (runtime, images) = (self.runtime.clone(), self.runtime.clone());
         let mut handle = pintle_kubelet::run(config, self.api.client(), runtime, images, stop).await.unwrap();
         assert!(handle.ready().await);
@@ -317,4 +318,112 @@ async fn hooks_run_after_start_and_before_stop() {
     let history = node.runtime.history();
     let at = |what: &str| history.iter().position(|line| line == what);
     assert!(at("started c") < at("exec hello") && at("exec hello") < at("stopping c within 23s"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_does_not_suit_the_node_is_rejected() {
+    let node = Node::start("reject").await;
+    node.pod("a", json!({"nodeSelector": {"zone": "x"}, "containers": [{"name": "c", "image": "i"}]}));
+    let pod = node.phase("a", "Failed").await;
+    let words = "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
+    assert_eq!(pod["status"]["reason"], "NodeAffinity");
+    assert_eq!(pod["status"]["message"], format!("Pod was rejected: {words}"));
+    node.api.event(&format!("NodeAffinity: {words}")).await;
+    let huge = json!({"requests": {"cpu": "100k"}});
+    node.pod("b", json!({"containers": [{"name": "c", "image": "i", "resources": huge}]}));
+    assert_eq!(node.phase("b", "Failed").await["status"]["reason"], "OutOfcpu");
+    assert!(node.runtime.is_empty());
+    node.api.delete_pod("a", 0);
+    node.api.pod_until("a", Value::is_null).await;
+}
+
+/// Asks for other resources of the pod's first container.
+fn resize(node: &Node, name: &str, resources: &Value) {
+    let mut pod = node.api.pod(name).unwrap();
+    pod["metadata"]["generation"] = json!(pod["metadata"]["generation"].as_i64().unwrap_or(0) + 1);
+    pod["spec"]["containers"][0]["resources"] = resources.clone();
+    node.api.put("pods", pod);
+}
+
+fn resize_condition(pod: &Value) -> Option<&Value> {
+    let conditions = pod["status"]["conditions"].as_array();
+    conditions.into_iter().flatten().find(|one| one["type"].as_str().unwrap().starts_with("PodResize"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn resources_change_while_the_container_runs() {
+    let node = Node::start("resize").await;
+    let cpu = |amount: &str| json!({"requests": {"cpu": amount}, "limits": {"cpu": amount}});
+    node.pod("a", json!({"containers": [{"name": "c", "image": "i", "resources": cpu("10m")}]}));
+    let pod = node.phase("a", "Running").await;
+    assert_eq!(pod["status"]["containerStatuses"][0]["allocatedResources"]["cpu"], "10m");
+    resize(&node, "a", &cpu("20m"));
+    let done = |amount: &'static str| {
+        move |pod: &Value| {
+            pod["status"]["containerStatuses"][0]["resources"]["limits"]["cpu"] == amount
+                && resize_condition(pod).is_none()
+        }
+    };
+    let pod = node.api.pod_until("a", done("20m")).await;
+    assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 0);
+    assert_eq!(pod["status"]["allocatedResources"]["cpu"], "20m");
+    node.runtime.seen("updated c").await;
+    // More than the machine has waits, and the container keeps what it has.
+    resize(&node, "a", &cpu("100k"));
+    let pod = node.api.pod_until("a", |pod| resize_condition(pod).is_some()).await;
+    let condition = resize_condition(&pod).unwrap();
+    assert_eq!((&condition["type"], &condition["reason"]), (&json!("PodResizePending"), &json!("Deferred")));
+    assert_eq!(pod["status"]["containerStatuses"][0]["allocatedResources"]["cpu"], "20m");
+    resize(&node, "a", &cpu("30m"));
+    node.api.pod_until("a", done("30m")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_restarts_for_a_resize_when_its_policy_says_so() {
+    let node = Node::start("resize-restart").await;
+    let memory = |amount: &str| json!({"requests": {"memory": amount}, "limits": {"memory": "64Mi"}});
+    let policy = json!([{"resourceName": "memory", "restartPolicy": "RestartContainer"}]);
+    node.pod(
+        "a",
+        json!({"containers": [{"name": "c", "image": "i", "resources": memory("16Mi"), "resizePolicy": policy}]}),
+    );
+    node.phase("a", "Running").await;
+    resize(&node, "a", &memory("32Mi"));
+    let restarted = |pod: &Value| {
+        pod["status"]["containerStatuses"][0]["restartCount"] == 1 && ready(pod) && resize_condition(pod).is_none()
+    };
+    let pod = node.api.pod_until("a", restarted).await;
+    assert_eq!(pod["status"]["containerStatuses"][0]["allocatedResources"]["memory"], "32Mi");
+    node.api.event("Killing: Container c resize requires restart").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_static_pod_runs_without_the_api_and_is_mirrored_there() {
+    let node = Node::start("static").await;
+    let manifest = node.root.join("manifests/web.yaml");
+    let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: web, namespace: ns}\nspec:\n  containers: [{name: c, image: i:1}]\n";
+    std::fs::create_dir_all(node.root.join("manifests")).unwrap();
+    std::fs::write(&manifest, text).unwrap();
+    let mirror = node.phase("web-node", "Running").await;
+    let hash = &mirror["metadata"]["annotations"]["kubernetes.io/config.hash"];
+    assert_eq!(&mirror["metadata"]["annotations"]["kubernetes.io/config.mirror"], hash);
+    assert_eq!(mirror["metadata"]["ownerReferences"][0]["kind"], "Node");
+    // Deleting the mirror ends nothing: it comes back.
+    node.api.delete_pod("web-node", 30);
+    node.api
+        .pod_until("web-node", |pod| {
+            pod["status"]["phase"] == "Running" && pod["metadata"]["deletionTimestamp"].is_null()
+        })
+        .await;
+    // A restart finds the pod running.
+    node.stop.cancel();
+    let second = CancellationToken::new();
+    node.run(second.clone()).await;
+    std::fs::remove_file(&manifest).unwrap();
+    node.api.pod_until("web-node", Value::is_null).await;
+    node.runtime.seen("removed sandbox").await;
+    let started = node.runtime.history().into_iter().filter(|line| line == "started c").count();
+    assert_eq!(started, 1);
+    assert!(node.runtime.is_empty());
+    second.cancel();
 }

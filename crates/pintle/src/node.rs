@@ -140,6 +140,7 @@ fn kubelet_config(settings: &Settings, control_plane: &ControlPlane) -> Result<p
     config.node_labels = labels(&options.node_labels)?;
     config.cluster_dns = vec![instance.dns_ip().into()];
     config.cluster_domain.clone_from(&instance.cluster_domain);
+    config.static_pod_path = Some(settings.paths.data.join("manifests"));
     config.cluster_id.clone_from(&instance.id);
     config.cgroup_root = cgroup_root(instance);
     config.max_pods = options.max_pods.unwrap_or(config.max_pods);

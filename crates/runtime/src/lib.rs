@@ -24,3 +24,4 @@ mod streaming;
 
 pub use purge::{Error as PurgeError, purge, stop, unmount_below};
 pub use runtime::{Config, Error, Runtime};
+pub use stats::disk_usage;

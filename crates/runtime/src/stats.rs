@@ -16,7 +16,7 @@ fn value(value: u64) -> Option<cri::UInt64Value> {
 }
 
 /// Bytes and inodes below a directory, each file once.
-pub(crate) fn disk_usage(directory: &Path) -> (u64, u64) {
+pub fn disk_usage(directory: &Path) -> (u64, u64) {
     fn visit(path: &Path, seen: &mut HashSet<(u64, u64)>, total: &mut (u64, u64)) {
         let Ok(metadata) = std::fs::symlink_metadata(path) else { return };
         if metadata.nlink() > 1 && !metadata.is_dir() && !seen.insert((metadata.dev(), metadata.ino())) {

@@ -1,4 +1,5 @@
-//! Tells followers that a log has grown, was rotated, or that its writer is done: one inotify instance for all of them.
+//! Tells followers that a log has grown, was rotated, or that its writer is done, and that a directory has changed: one inotify
+//! instance for all of them.
 use parking_lot::Mutex;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use std::collections::HashMap;
@@ -10,7 +11,7 @@ use tokio::sync::Notify;
 
 /// What happened to a log.
 pub enum Changes {
-    /// Something was written.
+    /// Something was written, or an entry of the directory came or went.
     Written,
     /// A writer closed it, perhaps the last one.
     Closed,
@@ -43,6 +44,15 @@ pub struct Watches(Shared);
 impl Watches {
     /// Watches the file at `path`.
     pub fn watch(&self, path: &Path) -> std::io::Result<Watch> {
+        self.add(path, WatchFlags::MODIFY | WatchFlags::CLOSE_WRITE | WatchFlags::MOVE_SELF | WatchFlags::DELETE_SELF)
+    }
+
+    /// Watches the entries of the directory at `path`: complete files that come, and what goes.
+    pub fn watch_directory(&self, path: &Path) -> std::io::Result<Watch> {
+        self.add(path, WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO | WatchFlags::MOVED_FROM | WatchFlags::DELETE)
+    }
+
+    fn add(&self, path: &Path, flags: WatchFlags) -> std::io::Result<Watch> {
         // Held to the end, so that the thread does not find the hub unused before the watch is in it.
         let mut known = self.0.lock();
         let hub = match known.as_ref() {
@@ -55,7 +65,6 @@ impl Watches {
             }
         };
         let bell = Arc::<Bell>::default();
-        let flags = WatchFlags::MODIFY | WatchFlags::CLOSE_WRITE | WatchFlags::MOVE_SELF | WatchFlags::DELETE_SELF;
         let mut bells = hub.bells.lock();
         match inotify::add_watch(&hub.fd, path, flags) {
             Ok(wd) => {
@@ -85,7 +94,7 @@ fn ring(shared: &Shared, hub: &Hub) {
         };
         let kinds = event.events();
         let mut flags = 0;
-        if kinds.contains(ReadFlags::MODIFY) {
+        if kinds.intersects(ReadFlags::MODIFY | ReadFlags::MOVED_TO | ReadFlags::MOVED_FROM | ReadFlags::DELETE) {
             flags |= WRITTEN;
         }
         if kinds.contains(ReadFlags::CLOSE_WRITE) {

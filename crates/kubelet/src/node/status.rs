@@ -1,5 +1,5 @@
 //! The Node's labels and status as pure functions of configuration and machine.
-use super::machine::{Disk, Machine, meminfo};
+use super::machine::{Disk, Machine};
 use crate::config::Config;
 use k8s_openapi::api::core::v1::{
     DaemonEndpoint, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeStatus, NodeSystemInfo,
@@ -48,12 +48,22 @@ pub fn labels(config: &Config) -> BTreeMap<String, String> {
     labels
 }
 
-/// The status of the node. `problems`: what keeps the runtime from running pods.
+/// What the node's conditions tell.
+pub struct Health<'a> {
+    /// What keeps the runtime from running pods.
+    pub problems: &'a [String],
+    /// Memory is short.
+    pub memory_pressure: bool,
+    /// Disk is short.
+    pub disk_pressure: bool,
+}
+
+/// The status of the node.
 pub fn generate(
     config: &Config,
     machine: &Machine,
     runtime_version: &str,
-    problems: &[String],
+    health: &Health<'_>,
     known: Option<&NodeStatus>,
     now: Timestamp,
 ) -> NodeStatus {
@@ -96,18 +106,12 @@ pub fn generate(
         }),
         ..Default::default()
     };
-    status.conditions = Some(conditions(machine, problems, known, now));
+    status.conditions = Some(conditions(health, known, now));
     status
 }
 
-fn conditions(
-    machine: &Machine,
-    problems: &[String],
-    known: Option<&NodeStatus>,
-    now: Timestamp,
-) -> Vec<NodeCondition> {
-    let memory = meminfo("MemAvailable") < MEMORY_RESERVE;
-    let disk = disk_pressure(machine.disk);
+fn conditions(health: &Health<'_>, known: Option<&NodeStatus>, now: Timestamp) -> Vec<NodeCondition> {
+    let Health { problems, memory_pressure: memory, disk_pressure: disk } = *health;
     let pressure = |bad: bool, yes: (&'static str, &'static str), no: (&'static str, &'static str)| {
         let (reason, message) = if bad { yes } else { no };
         (if bad { "True" } else { "False" }, reason, message.to_owned())
@@ -164,8 +168,13 @@ fn conditions(
 /// Space below which a disk is under pressure, in bytes; a large disk is not full when a tenth of it is left.
 const DISK_RESERVE: i64 = 2 << 30;
 
+/// Whether so little memory is available, in bytes, that pods must leave.
+pub fn memory_pressure(available: i64) -> bool {
+    available < MEMORY_RESERVE
+}
+
 /// Less than 10% of the space (at most 2 GiB), or less than 5% of the inodes.
-fn disk_pressure(disk: Disk) -> bool {
+pub fn disk_pressure(disk: Disk) -> bool {
     let space = (disk.total / 10).min(DISK_RESERVE);
     disk.total > 0 && (disk.free < space || disk.inodes > 0 && disk.inodes_free < disk.inodes / 20)
 }

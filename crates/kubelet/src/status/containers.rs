@@ -4,7 +4,7 @@ use crate::pods::{PodExt, is_sidecar};
 use crate::view::{ContainerView, PodView, State};
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-    ContainerUser, LinuxContainerUser, Pod, VolumeMountStatus,
+    ContainerUser, LinuxContainerUser, Pod, ResourceRequirements, VolumeMountStatus,
 };
 
 /// Which of a pod's container lists.
@@ -60,6 +60,7 @@ fn one(
         None => lost(pod, old, &mut status, default_reason),
         Some(newest) => {
             status = convert(container, newest, old, inputs.runtime_name);
+            status.resources = actual_resources(pod, container, newest, old);
             if let Some(before) = instances.get(1) {
                 status.last_state = convert(container, before, old, inputs.runtime_name).state;
             }
@@ -191,7 +192,6 @@ fn convert(
         state,
         last_state: old.and_then(|old| last_state(old, &id)),
         container_id: Some(id),
-        resources: container.resources.clone(),
         allocated_resources: container.resources.as_ref().and_then(|resources| resources.requests.clone()),
         user: found.user.as_ref().map(|user| ContainerUser {
             linux: Some(LinuxContainerUser {
@@ -203,6 +203,23 @@ fn convert(
         volume_mounts: mount_statuses(container),
         ..Default::default()
     }
+}
+
+/// The resources a container runs with: what it was granted, or what it had while the runtime still changes them.
+fn actual_resources(
+    pod: &Pod,
+    container: &Container,
+    found: &ContainerView,
+    old: Option<&ContainerStatus>,
+) -> Option<ResourceRequirements> {
+    let granted = || Some(container.resources.clone().unwrap_or_default());
+    let Some(actual) = found.resources.as_ref().filter(|_| found.state == State::Running) else { return granted() };
+    let wanted = crate::resources::container(pod, container, 1);
+    if crate::resources::differ(&wanted, actual) == (false, false) {
+        return granted();
+    }
+    let same = |old: &&ContainerStatus| old.container_id.as_deref().is_some_and(|id| super::bare_id(id) == found.id);
+    old.filter(same).and_then(|old| old.resources.clone()).or_else(granted)
 }
 
 /// The end of the instance before `id`, as far as the last status tells.

@@ -31,12 +31,13 @@ fn status(pod: &Pod, view: &PodView, previous: &PodStatus, failures: &StartFailu
             terminal: false,
             evicted: None,
             runtime_name: "pintle",
+            more: &[],
             now: Timestamp::UNIX_EPOCH,
         },
     )
 }
 
-fn condition<'a>(status: &'a PodStatus, type_: &str) -> &'a k8s_openapi::api::core::v1::PodCondition {
+fn condition<'a>(status: &'a PodStatus, type_: &str) -> &'a PodCondition {
     status.conditions.as_ref().unwrap().iter().find(|one| one.type_ == type_).unwrap()
 }
 
@@ -109,6 +110,7 @@ fn transition_times_stay_while_the_status_does() {
         terminal: false,
         evicted: None,
         runtime_name: "pintle",
+        more: &[],
         now: Timestamp::from_second(100).unwrap(),
     };
     assert_eq!(generate(&pod, &view(vec![container("a", State::Running)]), &inputs), first);

@@ -29,7 +29,8 @@ impl Worker {
             self.publish(&pod, &view, false);
         }
         let grace_of = |worker: &Worker, pod: &Pod| {
-            (pod.is_deleting() || worker.desk.removed()).then(|| pod.grace_period().max(1))
+            let asked = (pod.is_deleting() || worker.desk.removed()).then(|| pod.grace_period().max(1));
+            asked.into_iter().chain(worker.evicted.as_ref().and_then(|evicted| evicted.grace)).min()
         };
         let mut grace = grace_of(self, &pod);
         // Killed again with less time whenever the grace period becomes shorter.
@@ -74,6 +75,7 @@ impl Worker {
         kubelet.volumes.tear_down(&self.uid).await?;
         crate::cgroups::remove(&kubelet.config, pod)?;
         kubelet.images.forget(&self.uid);
+        kubelet.allocations.release(&self.uid);
         kubelet.statuses.set(pod, final_status(pod, status), true);
         Ok(())
     }

@@ -13,6 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// When a resize that failed is tried again.
+const RESIZE_RETRY: Duration = Duration::from_secs(10);
+
 impl Worker {
     /// Brings the pod closer to what it should be; true when it has ended.
     pub(super) async fn sync(&mut self, pod: &Arc<Pod>) -> Result<bool, String> {
@@ -20,7 +23,7 @@ impl Worker {
         if self.past_deadline(pod) {
             let message = "Pod was active on the node longer than the specified deadline".to_owned();
             self.kubelet.recorder.pod(pod, Severity::Normal, "DeadlineExceeded", message.clone());
-            self.evicted = Some(Eviction { reason: "DeadlineExceeded".into(), message });
+            self.evicted = Some(Eviction { reason: "DeadlineExceeded".into(), message, grace: None, disrupted: false });
             self.publish(pod, &view, false);
             return Ok(true);
         }
@@ -96,9 +99,19 @@ impl Worker {
                 return Ok(matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")));
             }
         }
+        if self.resizing.is_in_progress() {
+            cgroups::update(&kubelet.config, pod, cgroups::Change::Raise)?;
+        }
         for kill in &plan.kill {
             self.kill_container(pod, &kill.id, &kill.name, Some(&kill.message), kill.reason, None).await?;
             changed = true;
+        }
+        if !plan.update.is_empty() {
+            changed = true;
+            if let Err(error) = self.update_resources(pod, &plan.update).await {
+                self.resizing.failed(&self.kubelet, pod, &error);
+                self.due(Instant::now() + RESIZE_RETRY);
+            }
         }
         let sandbox_config = container_config::sandbox(pod, plan.attempt, &kubelet.config)?;
         let sandbox_id = if plan.create_sandbox {
@@ -126,6 +139,7 @@ impl Worker {
             changed |= self.try_start(pod, &pod.containers()[*index], &view, &sandbox).await;
         }
         let view = if changed { self.view().await? } else { view };
+        self.resizing.settle(&self.kubelet, pod, &view)?;
         self.follow_probes(pod, &view);
         let status = self.publish(pod, &view, false);
         self.collect_garbage(pod, &view).await;
@@ -145,7 +159,8 @@ impl Worker {
         };
         cgroups::create(&kubelet.config, pod).map_err(|error| failed(&error))?;
         std::fs::create_dir_all(&config.log_directory).map_err(|error| failed(&error.to_string()))?;
-        let request = cri::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
+        let runtime_handler = self.runtime_handler(pod).await.map_err(|error| failed(&error))?;
+        let request = cri::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler };
         match kubelet.runtime.run_pod_sandbox(request).await {
             Ok(response) => Ok(response.pod_sandbox_id),
             Err(status) => {

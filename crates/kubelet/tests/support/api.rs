@@ -278,6 +278,10 @@ fn merge(object: &mut Value, patch: &Value) {
             ("conditions", Value::Array(changes)) => {
                 let mut all = object[key].as_array().cloned().unwrap_or_default();
                 for change in changes {
+                    if change["$patch"] == "delete" {
+                        all.retain(|one| one["type"] != change["type"]);
+                        continue;
+                    }
                     match all.iter_mut().find(|one| one["type"] == change["type"]) {
                         Some(one) => merge(one, change),
                         None => all.push(change.clone()),

@@ -210,6 +210,10 @@ impl RuntimeService for FakeRuntime {
             annotations: config.annotations.clone(),
             mounts: config.mounts.clone(),
             log_path: self.root.join(&config.log_path).to_string_lossy().into_owned(),
+            resources: config
+                .linux
+                .as_ref()
+                .map(|linux| ContainerResources { linux: linux.resources.clone(), windows: None }),
             ..Default::default()
         };
         self.state.lock().containers.push((request.pod_sandbox_id, status, config));
@@ -285,9 +289,17 @@ impl RuntimeService for FakeRuntime {
     }
     async fn update_container_resources(
         &self,
-        _: UpdateContainerResourcesRequest,
+        request: UpdateContainerResourcesRequest,
     ) -> Result<UpdateContainerResourcesResponse, Status> {
-        Err(Status::unimplemented("fake"))
+        let name = {
+            let mut state = self.state.lock();
+            let found = state.containers.iter_mut().find(|(_, status, _)| status.id == request.container_id);
+            let Some((_, status, _)) = found else { return gone("container") };
+            status.resources = Some(ContainerResources { linux: request.linux, windows: None });
+            status.metadata.as_ref().unwrap().name.clone()
+        };
+        self.log(format!("updated {name}"));
+        Ok(UpdateContainerResourcesResponse {})
     }
     async fn reopen_container_log(&self, _: ReopenContainerLogRequest) -> Result<ReopenContainerLogResponse, Status> {
         Err(Status::unimplemented("fake"))
