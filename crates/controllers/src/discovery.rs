@@ -14,6 +14,8 @@ pub struct Resource {
     pub namespaced: bool,
     /// What can be done with it.
     pub verbs: Vec<String>,
+    /// True if it has a scale subresource.
+    pub scalable: bool,
 }
 
 impl Resource {
@@ -70,6 +72,7 @@ fn read_group(document: &APIGroupDiscovery, served: &mut Served) {
                     },
                     namespaced: resource.scope.as_deref() == Some("Namespaced"),
                     verbs: resource.verbs.clone(),
+                    scalable: resource.subresources.iter().any(|part| part.subresource.as_deref() == Some("scale")),
                 });
             }
         }

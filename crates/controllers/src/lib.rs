@@ -2,10 +2,12 @@
 //! Start reading at [`run`]; each controller is a pure decision and a thin edge that applies it.
 pub mod certificate_signing;
 mod claim;
+pub mod conditions;
 pub mod controller_revision;
 mod daemonset;
 mod deployment;
 pub mod discovery;
+mod disruption;
 mod endpoints;
 mod endpointslice;
 mod endpointslice_mirroring;
@@ -26,6 +28,7 @@ pub mod pods;
 mod replicaset;
 mod replicationcontroller;
 mod root_ca;
+pub mod scale;
 pub mod selector;
 mod service_pods;
 mod serviceaccount;
@@ -101,6 +104,7 @@ pub async fn run(config: Config, clients: Clients, informers: Informers, stop: C
     start("ttl-after-finished", Box::pin(job::run_ttl(cx.clone())), stop.clone());
     start("certificate-signing", Box::pin(certificate_signing::run(cx.clone())), stop.clone());
     start("endpointslice-mirroring", Box::pin(endpointslice_mirroring::run(cx.clone())), stop.clone());
+    start("disruption", Box::pin(disruption::run(cx.clone())), stop.clone());
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "a controller ended by itself");

@@ -32,6 +32,21 @@ pub fn is_empty(selector: &LabelSelector) -> bool {
         && selector.match_expressions.as_ref().is_none_or(Vec::is_empty)
 }
 
+/// `selector` as upstream's messages print it, in Go's notation.
+pub fn go_text(selector: &LabelSelector) -> String {
+    let mut text = "&LabelSelector{MatchLabels:map[string]string{".to_owned();
+    for (key, value) in selector.match_labels.iter().flatten() {
+        text += &format!("{key}: {value},");
+    }
+    text += "},MatchExpressions:[]LabelSelectorRequirement{";
+    for requirement in selector.match_expressions.iter().flatten() {
+        let values = requirement.values.as_ref().map(|values| values.join(" ")).unwrap_or_default();
+        let (key, operator) = (&requirement.key, &requirement.operator);
+        text += &format!("LabelSelectorRequirement{{Key:{key},Operator:{operator},Values:[{values}],}},");
+    }
+    text + "},}"
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,5 +68,16 @@ mod tests {
         assert!(matches(&expression("tier", "DoesNotExist", &[]), None));
         assert!(!matches(&selector(serde_json::json!({"matchLabels": {"app": "db"}})), Some(&labels)));
         assert!(matches(&LabelSelector::default(), None));
+    }
+
+    #[test]
+    fn messages_show_a_selector_as_upstream_prints_it() {
+        let selector = selector(serde_json::json!({"matchLabels": {"app": "web"},
+            "matchExpressions": [{"key": "tier", "operator": "In", "values": ["a", "b"]}]}));
+        assert_eq!(
+            go_text(&selector),
+            "&LabelSelector{MatchLabels:map[string]string{app: web,},MatchExpressions:[]LabelSelectorRequirement{\
+             LabelSelectorRequirement{Key:tier,Operator:In,Values:[a b],},},}"
+        );
     }
 }

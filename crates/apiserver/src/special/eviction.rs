@@ -14,6 +14,8 @@ use serde_json::{Map, Value, json};
 
 /// More pods than this may not be on their way out under one budget.
 const MAX_DISRUPTED: usize = 2000;
+/// How often the eviction of a pod that changes meanwhile starts over.
+const ATTEMPTS: usize = 20;
 
 /// Creates evictions.
 #[derive(Debug)]
@@ -25,25 +27,41 @@ impl SpecialRest for Eviction {
         let SpecialRequest { cx, parts, body } = request;
         let eviction = read_object(&parts.headers, body).await?;
         let name = cx.info.name.clone();
-        if !eviction.name().is_empty() && eviction.name() != name {
+        if eviction.name() != name {
             return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
         }
         let options = DeleteOptions::of(eviction.field("deleteOptions"));
-        let dry_run = is_dry_run(&cx) || !eviction.field("deleteOptions").is_zero("dryRun");
         let pods = registry.resource("", "pods")?;
         let namespace = cx.info.namespace.clone();
         let mut write = Write::internal(&cx, &pods, &namespace);
-        write.dry_run = dry_run;
-        let pod = registry.get(&pods, &namespace, &name).await?;
-        if !ignores_budgets(&pod) {
-            consume_budget(registry, &write, &pod).await?;
-        }
-        if !dry_run {
-            mark(registry, &write, &name, &options).await?;
-        }
-        // Marking changed the resource version; it was checked there.
-        let options = DeleteOptions { resource_version: None, ..options };
-        registry.delete(&write, &name, &options).await?;
+        write.dry_run = is_dry_run(&cx) || !eviction.field("deleteOptions").is_zero("dryRun");
+        let evict = async {
+            for _ in 0..ATTEMPTS {
+                let pod = registry.get(&pods, &namespace, &name).await?;
+                let reason = if ignores_budgets(&pod) {
+                    let ended = pod.field("status").text("phase") != "Pending" || pod.deletion_timestamp().is_some();
+                    if ended { Unguarded::Ended } else { Unguarded::NotStarted }
+                } else {
+                    consume_budget(registry, &write, &pod).await?
+                };
+                // Between look and deletion the pod must not become one that a budget guards, unless the client said
+                // itself which version it means.
+                let pinned = options.resource_version.is_none()
+                    && matches!(reason, Unguarded::NotStarted | Unguarded::Unhealthy(_));
+                let version = if pinned { Some(pod.resource_version().to_owned()) } else { None };
+                let version = version.or_else(|| options.resource_version.clone());
+                let exact = DeleteOptions { resource_version: version, ..options.clone() };
+                match (mark_and_delete(registry, &write, &name, &exact).await, reason) {
+                    (Err(error), Unguarded::NotStarted) if pinned && error.is_conflict() => {}
+                    (Err(error), Unguarded::Unhealthy(budget)) if pinned && error.is_conflict() => {
+                        return Err(still_processed(&budget));
+                    }
+                    (result, _) => return result,
+                }
+            }
+            Err(ApiError::server_timeout(pods.group_resource(), "evict", 1))
+        };
+        evict.await?;
         Ok(success(201))
     }
 
@@ -52,13 +70,41 @@ impl SpecialRest for Eviction {
     }
 }
 
+/// Why a pod may go without, or after, a look at its budgets.
+enum Unguarded {
+    /// It has ended or is being deleted.
+    Ended,
+    /// It has not begun.
+    NotStarted,
+    /// It is not ready and the budget of that name lets such pods go.
+    Unhealthy(String),
+    /// It has no budget, or the budget granted this one.
+    Granted,
+}
+
 /// Whether no budget counts `pod`: it has ended, has not begun, or is ending.
 fn ignores_budgets(pod: &Value) -> bool {
     matches!(pod.field("status").text("phase"), "Succeeded" | "Failed" | "Pending")
         || pod.deletion_timestamp().is_some()
 }
 
-async fn mark(registry: &Registry, write: &Write<'_>, name: &str, options: &DeleteOptions) -> Result<(), ApiError> {
+/// Deletes the pod after its condition says why.
+async fn mark_and_delete(
+    registry: &Registry,
+    write: &Write<'_>,
+    name: &str,
+    options: &DeleteOptions,
+) -> Result<(), ApiError> {
+    let mut options = options.clone();
+    if !write.dry_run {
+        let marked = mark(registry, write, name, &options).await?;
+        // The mark itself changed the version that was checked.
+        options.resource_version = options.resource_version.map(|_| marked.resource_version().to_owned());
+    }
+    registry.delete(write, name, &options).await.map(drop)
+}
+
+async fn mark(registry: &Registry, write: &Write<'_>, name: &str, options: &DeleteOptions) -> Result<Value, ApiError> {
     let (uid, version) = (options.uid.as_deref(), options.resource_version.as_deref());
     let change = |pod: &mut Value| {
         for (what, wanted, is, hint) in [
@@ -83,25 +129,26 @@ async fn mark(registry: &Registry, write: &Write<'_>, name: &str, options: &Dele
         );
         Ok(())
     };
-    registry.update_with(&write.subresource("status"), name, change).await.map(drop)
+    Ok(registry.update_with(&write.subresource("status"), name, change).await?.object)
 }
 
 /// Takes one disruption from the budget of `pod`, if it has one and needs to.
-async fn consume_budget(registry: &Registry, write: &Write<'_>, pod: &Value) -> Result<(), ApiError> {
+async fn consume_budget(registry: &Registry, write: &Write<'_>, pod: &Value) -> Result<Unguarded, ApiError> {
     let resource = registry.resource("policy", "poddisruptionbudgets")?;
     let all = registry.list(&resource, write.namespace).await?.items;
     let mut budgets = all.into_iter().filter(|budget| selects(budget, pod));
-    let Some(budget) = budgets.next() else { return Ok(()) };
+    let Some(budget) = budgets.next() else { return Ok(Unguarded::Granted) };
     if budgets.next().is_some() {
         let text = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
         return Err(ApiError::new(500, Reason::Unknown, text));
     }
     if !is_ready(pod) && unhealthy_may_go(&budget) {
-        return Ok(());
+        return Ok(Unguarded::Unhealthy(budget.name().to_owned()));
     }
     let budget_write = Write { dry_run: write.dry_run, ..Write::internal(write.cx, &resource, write.namespace) };
     let change = |budget: &mut Value| take_one(budget, pod.name());
-    registry.update_with(&budget_write.subresource("status"), budget.name(), change).await.map(drop)
+    registry.update_with(&budget_write.subresource("status"), budget.name(), change).await?;
+    Ok(Unguarded::Granted)
 }
 
 fn selects(budget: &Value, pod: &Value) -> bool {
@@ -130,8 +177,7 @@ fn take_one(budget: &mut Value, pod: &str) -> Result<(), ApiError> {
     let generation = budget.generation();
     let status = object_of(budget).child_or_new("status");
     if status.int("observedGeneration") < generation {
-        let text = format!("The disruption budget {name} is still being processed by the server.");
-        return Err(refused(text, 10));
+        return Err(still_processed(&name));
     }
     let allowed = status.int("disruptionsAllowed");
     if allowed < 0 {
@@ -179,6 +225,10 @@ fn take_one(budget: &mut Value, pod: &str) -> Result<(), ApiError> {
     }
     status.child_or_new("disruptedPods").set(pod, meta::now());
     Ok(())
+}
+
+fn still_processed(budget: &str) -> ApiError {
+    refused(format!("The disruption budget {budget} is still being processed by the server."), 10)
 }
 
 fn refused(why: String, retry_after_seconds: u32) -> ApiError {
