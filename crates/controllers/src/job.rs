@@ -1,6 +1,9 @@
 //! The Job controller: runs pods until enough of them have succeeded. The decision is [`plan::plan`].
+mod backoff;
 mod indexes;
-mod plan;
+pub(crate) mod plan;
+mod pod;
+mod policy;
 #[cfg(test)]
 mod tests;
 
@@ -11,6 +14,7 @@ use crate::expectations::Expectations;
 use crate::node_lifecycle::positive;
 use crate::pod_control::PodControl;
 use crate::pods;
+use crate::written::Written;
 use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
@@ -20,7 +24,8 @@ use kube::{Client, Resource};
 use pintle_client::informer::{Change, Informer, ObjectKey, key_of};
 use pintle_client::recorder::EventType::{Normal, Warning};
 use pintle_client::{Index, Recorder, WorkQueue};
-use plan::{TRACKING, is_finished, is_tracked};
+use plan::is_finished;
+use pod::{TRACKING, is_tracked};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +40,7 @@ struct Controller {
     all_pods: Informer<Pod>,
     pods: Index<Pod>,
     expectations: Expectations,
+    written: Written,
 }
 
 /// Runs the controller until the context stops.
@@ -50,12 +56,14 @@ pub(crate) async fn run(cx: Context) {
         all_pods: pods.clone(),
         pods: cx.informers.by_controller(),
         expectations: Expectations::default(),
+        written: Written::default(),
     });
     let queue = WorkQueue::<ObjectKey>::new();
-    let (added, expectations) = (queue.clone(), controller.expectations.clone());
+    let (added, watching) = (queue.clone(), controller.clone());
     jobs.on_change(move |change| {
         if let Change::Deleted(job) = change {
-            expectations.forget(uid(job.as_ref()));
+            watching.expectations.forget(uid(job.as_ref()));
+            watching.written.forget(uid(job.as_ref()));
         }
         added.add(key_of(change.object().as_ref()));
     });
@@ -95,22 +103,24 @@ async fn sync(controller: Arc<Controller>, (in_namespace, named): ObjectKey) -> 
         release(&pods_api, &owned).await?;
         return Ok(None);
     }
-    if !caught_up {
+    // A change that is still to come wakes the Job again.
+    if !caught_up || !controller.written.is_current(job.as_ref()) {
         return Ok(None);
     }
-    let plan = plan::plan(&job, &owned, Timestamp::now());
-    let managed = controller.manage(&job, &plan).await;
-    if job.status.as_ref() != Some(&plan.status) && managed.is_ok() {
+    let mut plan = plan::plan(&job, &owned, Timestamp::now());
+    let (missing, failure) = controller.manage(&job, &plan, &pods_api).await?;
+    let active = plan.status.active.unwrap_or(0) - i32::try_from(missing).unwrap_or(0);
+    plan.status.active = Some(active).filter(|active| *active > 0);
+    if job.status.as_ref() != Some(&plan.status) {
         let mut updated = job.as_ref().clone();
         updated.status = Some(plan.status);
-        api.replace_status(&named, &PostParams::default(), &updated).await?;
+        controller.written.note(&api.replace_status(&named, &PostParams::default(), &updated).await?);
         for (warning, reason, text) in plan.events {
             controller.recorder.event(job.as_ref(), if warning { Warning } else { Normal }, &reason, text);
         }
     }
-    managed?;
     release(&pods_api, &plan.release).await?;
-    Ok(plan.again.map(positive))
+    failure.map_or(Ok(plan.again.map(positive)), Err)
 }
 
 /// Takes the tracking finalizer off: the pods are counted.
@@ -140,8 +150,12 @@ impl Controller {
         Ok(None)
     }
 
-    async fn manage(&self, job: &Job, plan: &plan::Plan) -> Result<(), Error> {
+    /// Creates and deletes pods. Returns how many could not be created and why; an error if any could not be deleted.
+    async fn manage(&self, job: &Job, plan: &plan::Plan, pods_api: &Api<Pod>) -> Result<(usize, Option<Error>), Error> {
         let (key, regarding) = (uid(job), job.object_ref(&()));
+        if plan.forget_deleted {
+            release(pods_api, &plan.delete).await?;
+        }
         self.expectations.expect_deletions(key, plan.delete.iter().map(|pod| uid(pod.as_ref()).to_owned()));
         let deleted = join_all(plan.delete.iter().map(|pod| async {
             let result = self.control.delete(pod, &regarding).await;
@@ -151,15 +165,14 @@ impl Controller {
             result
         }))
         .await;
+        deleted.into_iter().find_map(Result::err).map_or(Ok(()), Err)?;
         self.expectations.expect_creations(key, plan.create.len());
         let (created, error) = self.control.create_slowly(&plan.create, &regarding).await;
         for _ in created..plan.create.len() {
             self.expectations.created(key);
         }
-        if let Some(error) = error.filter(|error| !is_namespace_terminating(error)) {
-            return Err(Error::Unfinished(message(&error)));
-        }
-        deleted.into_iter().find_map(Result::err).map_or(Ok(()), Err)
+        let error = error.filter(|error| !is_namespace_terminating(error));
+        Ok((plan.create.len() - created, error.map(|error| Error::Unfinished(message(&error)))))
     }
 }
 

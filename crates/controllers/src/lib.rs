@@ -35,6 +35,7 @@ mod serviceaccount;
 mod statefulset;
 mod taint_eviction;
 mod volume_protection;
+pub mod written;
 
 use ipnet::IpNet;
 use k8s_openapi::api::apps::v1::ReplicaSet;

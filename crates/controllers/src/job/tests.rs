@@ -1,5 +1,6 @@
 //! What the Job controller decides, against a small model of its pods.
-use super::plan::{INDEX, Plan, TRACKING, is_finished, plan};
+use super::plan::{Plan, is_finished, plan};
+use super::pod::{INDEX, TRACKING};
 use crate::claim::uid;
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
@@ -158,4 +159,104 @@ fn a_deadline_ends_the_job_and_its_pods() {
     assert_eq!(world.sync().delete.len(), 1);
     world.settle();
     assert_eq!(world.condition("Failed").as_deref(), Some("DeadlineExceeded"));
+}
+
+#[test]
+fn a_failed_pod_counts_ends_the_job_or_is_ignored_as_the_policy_says() {
+    let policy = json!({"podFailurePolicy": {"rules": [
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [1]}}]}, "backoffLimit": 0});
+    let mut world = World::new(policy.clone());
+    world.sync();
+    world.end(1, "Failed");
+    world.settle();
+    assert_eq!(world.condition("FailureTarget").as_deref(), Some("PodFailurePolicy"));
+    assert_eq!(world.condition("Failed").as_deref(), Some("PodFailurePolicy"));
+
+    let mut world = World::new(policy);
+    world.sync();
+    world.end(1, "Failed");
+    let mut disrupted = world.pods[0].as_ref().clone();
+    let condition = json!({"type": "DisruptionTarget", "status": "True"});
+    disrupted.status.as_mut().unwrap().conditions = Some(vec![serde_json::from_value(condition).unwrap()]);
+    world.pods[0] = Arc::new(disrupted);
+    world.settle();
+    assert!(!is_finished(&world.job), "an ignored failure does not use up the limit");
+    assert_eq!(world.job.status.as_ref().unwrap().failed, None);
+    world.second += 700;
+    world.sync();
+    assert_eq!(world.made, 2);
+}
+
+#[test]
+fn a_success_policy_ends_the_job_early_without_counting_the_rest_as_failed() {
+    let mut world = World::new(json!({"parallelism": 3, "completions": 3, "completionMode": "Indexed",
+        "successPolicy": {"rules": [{"succeededIndexes": "1"}]}}));
+    world.sync();
+    world.end(2, "Succeeded");
+    let verdict = world.sync();
+    assert_eq!(verdict.delete.len(), 2);
+    assert_eq!(world.condition("SuccessCriteriaMet").as_deref(), Some("SuccessPolicy"));
+    world.settle();
+    assert_eq!(world.condition("Complete").as_deref(), Some("SuccessPolicy"));
+    let status = world.job.status.clone().unwrap();
+    assert_eq!((status.succeeded, status.failed), (Some(1), None));
+}
+
+#[test]
+fn each_index_has_failures_of_its_own() {
+    let mut world = World::new(json!({"parallelism": 2, "completions": 2, "completionMode": "Indexed",
+        "backoffLimit": 100, "backoffLimitPerIndex": 1}));
+    world.sync();
+    world.end(1, "Failed");
+    let waiting = world.sync();
+    assert!(waiting.release.is_empty() && waiting.again.is_some(), "the failed pod stays until it is replaced");
+    world.second += 60;
+    let again = world.sync();
+    let annotations = again.create[0].metadata.annotations.clone().unwrap();
+    assert_eq!(annotations["batch.kubernetes.io/job-index-failure-count"], "1");
+    world.end(3, "Failed");
+    world.settle();
+    assert_eq!(world.job.status.as_ref().unwrap().failed_indexes.as_deref(), Some("0"));
+    assert!(!is_finished(&world.job), "the other index goes on");
+    world.end(2, "Succeeded");
+    world.settle();
+    assert_eq!(world.condition("Failed").as_deref(), Some("FailedIndexes"));
+    assert_eq!(world.job.status.as_ref().unwrap().completed_indexes.as_deref(), Some("1"));
+}
+
+#[test]
+fn too_many_failed_indexes_end_the_job() {
+    let mut world = World::new(json!({"parallelism": 3, "completions": 3, "completionMode": "Indexed",
+        "backoffLimit": 100, "backoffLimitPerIndex": 0, "maxFailedIndexes": 0}));
+    world.sync();
+    world.end(2, "Failed");
+    assert_eq!(world.sync().delete.len(), 2);
+    world.settle();
+    assert_eq!(world.condition("Failed").as_deref(), Some("MaxFailedIndexesExceeded"));
+}
+
+#[test]
+fn a_pod_on_its_way_out_is_replaced_at_once_or_when_it_has_ended() {
+    for (policy, made) in [("TerminatingOrFailed", 2), ("Failed", 1)] {
+        let mut world = World::new(json!({"podReplacementPolicy": policy}));
+        world.sync();
+        let mut leaving = world.pods[0].as_ref().clone();
+        leaving.metadata.deletion_timestamp = serde_json::from_value(json!("1970-01-01T00:00:01Z")).unwrap();
+        world.pods[0] = Arc::new(leaving);
+        world.second += 700;
+        world.sync();
+        assert_eq!(world.made, made, "{policy}");
+        assert_eq!(world.job.status.as_ref().unwrap().terminating, Some(1));
+    }
+}
+
+#[test]
+fn a_suspended_job_takes_its_pods_back_without_counting_them() {
+    let mut world = World::new(json!({}));
+    world.sync();
+    world.job.spec.as_mut().unwrap().suspend = Some(true);
+    assert!(world.sync().forget_deleted);
+    world.settle();
+    assert_eq!(world.job.status.as_ref().unwrap().failed, None);
 }
