@@ -15,6 +15,7 @@
 //! | [`protobuf`] | `application/vnd.kubernetes.protobuf` both ways, lists, watch frames |
 //! | [`quantity`] | exact amounts: [`quantity::Quantity`] |
 //! | [`selector`] | label and field selectors |
+//! | [`cron`] | cron schedules: [`cron::Schedule`]; [`time_zone`] finds the zone of a name |
 //! | [`int_or_string`] | ports and percentages |
 //! | [`openapi`] | the documents of `/openapi/v2` and `/openapi/v3`: [`openapi::OpenApi`] |
 //! | [`patch`] | JSON patch, JSON merge patch, strategic merge patch |
@@ -22,6 +23,7 @@
 //! | [`user`] | identities: [`user::UserInfo`] |
 pub mod apply;
 pub mod convert;
+pub mod cron;
 pub mod decode;
 mod descriptions;
 pub mod discovery;
@@ -38,4 +40,5 @@ pub mod scheme;
 pub mod selector;
 pub mod status;
 pub mod table;
+pub mod time_zone;
 pub mod user;

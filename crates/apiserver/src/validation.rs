@@ -8,7 +8,6 @@ pub(crate) mod claim;
 mod common;
 mod container;
 pub(crate) mod core;
-mod cron;
 pub mod field;
 pub(crate) mod groups;
 pub(crate) mod networking;

@@ -4,6 +4,7 @@ pub mod certificate_signing;
 mod claim;
 pub mod conditions;
 pub mod controller_revision;
+mod cronjob;
 mod daemonset;
 mod deployment;
 pub mod discovery;
@@ -106,6 +107,7 @@ pub async fn run(config: Config, clients: Clients, informers: Informers, stop: C
     start("certificate-signing", Box::pin(certificate_signing::run(cx.clone())), stop.clone());
     start("endpointslice-mirroring", Box::pin(endpointslice_mirroring::run(cx.clone())), stop.clone());
     start("disruption", Box::pin(disruption::run(cx.clone())), stop.clone());
+    start("cronjob", Box::pin(cronjob::run(cx.clone())), stop.clone());
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "a controller ended by itself");

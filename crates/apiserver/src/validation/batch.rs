@@ -4,10 +4,13 @@ use super::common::{domain_prefixed_path, label_selector};
 use super::field::{Errors, Field};
 use super::pod;
 use crate::value::{Read, same};
+use jiff::tz::TimeZone;
 use pintle_api::{
+    cron::Schedule,
     field::{BadValue, FieldError},
     names,
     selector::LabelSelector,
+    time_zone,
 };
 use serde_json::{Value, json};
 
@@ -342,7 +345,7 @@ fn cron_job_spec(object: &Value, old: Option<&Value>) -> Errors {
     if schedule.is_zero() {
         errors.push(schedule.missing(""));
     } else {
-        if let Err(wrong) = super::cron::check(schedule.text()) {
+        if let Err(wrong) = Schedule::parse(schedule.text(), TimeZone::UTC) {
             errors.push(schedule.invalid(wrong));
         }
         let zone_allowed = old.is_some_and(|old| old.text("schedule").contains("TZ"));
@@ -356,7 +359,7 @@ fn cron_job_spec(object: &Value, old: Option<&Value>) -> Errors {
     }
     spec.child("startingDeadlineSeconds").nonnegative(&mut errors);
     if zone.is_set() && old.is_none_or(|old| old.field("timeZone") != zone.value) {
-        time_zone(&zone, &mut errors);
+        zone_name(&zone, &mut errors);
     }
     spec.child("concurrencyPolicy").required_one_of(&["Allow", "Forbid", "Replace"], &mut errors);
     let template = spec.child("jobTemplate");
@@ -375,7 +378,7 @@ fn cron_job_spec(object: &Value, old: Option<&Value>) -> Errors {
     errors
 }
 
-fn time_zone(zone: &Field<'_>, errors: &mut Errors) {
+fn zone_name(zone: &Field<'_>, errors: &mut Errors) {
     let name = zone.text();
     if name.is_empty() {
         errors.push(zone.invalid("timeZone must be nil or non-empty string"));
@@ -395,7 +398,7 @@ fn time_zone(zone: &Field<'_>, errors: &mut Errors) {
     if name.eq_ignore_ascii_case("local") {
         let text = "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
         errors.push(zone.invalid(text));
-    } else if name != "UTC" && jiff::tz::TimeZone::get(name).is_err() {
+    } else if time_zone::get(name).is_none() {
         errors.push(zone.invalid(format!("unknown time zone {name}")));
     }
 }
