@@ -14,12 +14,14 @@ use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{Api, PostParams};
 use kube::{Client, Resource};
+use parking_lot::Mutex;
 use pintle_client::informer::{Change, Informer, ObjectKey, key_of};
-use pintle_client::recorder::EventType::Warning;
+use pintle_client::recorder::EventType::{Normal, Warning};
 use pintle_client::{Index, Recorder, WorkQueue};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 const WORKERS: usize = 2;
 /// Pods created or deleted in one go.
@@ -34,6 +36,39 @@ struct Controller {
     pods: Index<Pod>,
     revisions: Index<ControllerRevision>,
     expectations: Expectations,
+    failures: Failures,
+}
+
+/// How soon failed pods may be deleted, by set and node: a kubelet that refuses a pod would refuse its successors at once.
+#[derive(Default)]
+struct Failures(Mutex<HashMap<(String, String), (Instant, Duration)>>);
+
+impl Failures {
+    const FIRST: Duration = Duration::from_secs(1);
+    const LONGEST: Duration = Duration::from_secs(900);
+
+    /// How long to wait; `None` (which counts as a deletion) if not at all.
+    fn wait(&self, set: &str, node: &str) -> Option<Duration> {
+        let (now, key) = (Instant::now(), (set.to_owned(), node.to_owned()));
+        let mut all = self.0.lock();
+        let next = match all.get(&key) {
+            Some((since, delay)) => {
+                match (*since + *delay).checked_duration_since(now).filter(|left| !left.is_zero()) {
+                    Some(left) => return Some(left),
+                    // Twice the longest without a failure, and all is forgiven.
+                    None if now.duration_since(*since) > Self::LONGEST * 2 => Self::FIRST,
+                    None => (*delay * 2).min(Self::LONGEST),
+                }
+            }
+            None => Self::FIRST,
+        };
+        all.insert(key, (now, next));
+        None
+    }
+
+    fn forget(&self, set: &str) {
+        self.0.lock().retain(|(of, _), _| of != set);
+    }
 }
 
 /// Runs the controller until the context stops.
@@ -51,12 +86,14 @@ pub(crate) async fn run(cx: Context) {
         pods: cx.informers.by_controller(),
         revisions: cx.informers.by_controller(),
         expectations: Expectations::default(),
+        failures: Failures::default(),
     });
     let queue = WorkQueue::<ObjectKey>::new();
-    let (added, expectations) = (queue.clone(), controller.expectations.clone());
+    let (added, watching) = (queue.clone(), controller.clone());
     sets.on_change(move |change| {
         if let Change::Deleted(set) = change {
-            expectations.forget(uid(set.as_ref()));
+            watching.expectations.forget(uid(set.as_ref()));
+            watching.failures.forget(uid(set.as_ref()));
         }
         added.add(key_of(change.object().as_ref()));
     });
@@ -117,14 +154,20 @@ async fn sync(controller: Arc<Controller>, (in_namespace, named): ObjectKey) -> 
     let hash = hash_of(known.current.metadata.labels.as_ref()).unwrap_or_default();
     let nodes = controller.nodes.list();
     let plan = plan::plan(&set, &hash, &nodes, &owned, Timestamp::now());
-    let status = plan.status.clone();
-    let result = if caught_up { controller.apply(&set, plan).await } else { Ok(()) };
+    let mut status = plan.status.clone();
+    let result = if caught_up {
+        controller.apply(&set, plan).await
+    } else {
+        // This generation has not been acted on yet.
+        status.observed_generation = set.status.as_ref().and_then(|status| status.observed_generation);
+        Ok(None)
+    };
     if set.status.as_ref() != Some(&status) {
         let mut updated = set.as_ref().clone();
         updated.status = Some(status);
         api.replace_status(&named, &PostParams::default(), &updated).await?;
     }
-    result?;
+    let wait = result?;
     // Revisions whose hash a pod still carries are in use.
     let hashes: HashSet<String> = owned.iter().filter_map(|pod| hash_of(pod.metadata.labels.as_ref())).collect();
     let in_use = |revision: &&ControllerRevision| {
@@ -135,20 +178,28 @@ async fn sync(controller: Arc<Controller>, (in_namespace, named): ObjectKey) -> 
     controller_revision::delete(&revisions_api, &controller_revision::expired(&known, &live, limit)).await?;
     let min_ready = spec.min_ready_seconds.unwrap_or(0);
     let again = owned.iter().filter_map(|pod| pods::available_in(pod, min_ready, Timestamp::now())).min();
-    Ok(again.map(crate::node_lifecycle::positive))
+    let again = again.map(crate::node_lifecycle::positive);
+    Ok(again.into_iter().chain(wait).min())
 }
 
 impl Controller {
-    async fn apply(&self, set: &DaemonSet, plan: plan::Plan) -> Result<(), Error> {
+    /// Creates and deletes pods; returns when to look at failed ones again.
+    async fn apply(&self, set: &DaemonSet, plan: plan::Plan) -> Result<Option<Duration>, Error> {
         let (key, regarding) = (uid(set), set.object_ref(&()));
         let mut delete = plan.delete;
-        for (pod, node) in plan.failed {
-            let text = format!(
-                "Found failed daemon pod {}/{} on node {node}, will try to kill it",
-                namespace(set),
-                name(pod.as_ref())
-            );
-            self.recorder.event(set, Warning, "FailedDaemonPod", text);
+        let mut wait: Option<Duration> = None;
+        for (pod, node) in plan.ended {
+            let (of, named) = (namespace(set), name(pod.as_ref()));
+            if pods::phase(&pod) == "Succeeded" {
+                let text = format!("Found succeeded daemon pod {of}/{named} on node {node}, will try to delete it");
+                self.recorder.event(set, Normal, "SucceededDaemonPod", text);
+            } else if let Some(left) = self.failures.wait(key, &node) {
+                wait = Some(wait.map_or(left, |wait| wait.min(left)));
+                continue;
+            } else {
+                let text = format!("Found failed daemon pod {of}/{named} on node {node}, will try to kill it");
+                self.recorder.event(set, Warning, "FailedDaemonPod", text);
+            }
             delete.push(pod);
         }
         delete.truncate(BURST);
@@ -170,6 +221,24 @@ impl Controller {
         if let Some(error) = error.filter(|error| !is_namespace_terminating(error)) {
             return Err(Error::Unfinished(message(&error)));
         }
-        deleted.into_iter().find_map(Result::err).map_or(Ok(()), Err)
+        deleted.into_iter().find_map(Result::err).map_or(Ok(wait), Err)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn failed_pods_are_deleted_at_growing_distances() {
+        let failures = Failures::default();
+        assert_eq!(failures.wait("s", "n"), None);
+        assert_eq!(failures.wait("s", "n"), Some(Duration::from_secs(1)));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(failures.wait("s", "n"), None);
+        assert_eq!(failures.wait("s", "n"), Some(Duration::from_secs(2)));
+        assert_eq!(failures.wait("s", "m"), None, "another node");
+        failures.forget("s");
+        assert_eq!(failures.wait("s", "n"), None);
     }
 }

@@ -4,15 +4,14 @@ mod plan;
 mod tests;
 
 use crate::Context;
-use crate::claim::{claim, claim_if, controller_of, controller_ref, name, namespace, uid};
+use crate::claim::{claim, claim_if, controller_of, name, namespace, uid};
 use crate::controller_revision::{self, history};
 use crate::error::{Error, is_already_exists, message, unless_not_found};
 use crate::node_lifecycle::positive;
-use crate::selector;
+use crate::{pods, selector};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Client;
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
 use pintle_client::informer::{Change, Informer, ObjectKey, key_of};
@@ -103,10 +102,11 @@ async fn sync(controller: Arc<Controller>, (in_namespace, named): ObjectKey) -> 
         updated.status = Some(plan.status.clone());
         api.replace_status(&named, &PostParams::default(), &updated).await?;
     }
+    // Before a pod that is scaled away goes, its claims must know that they follow it.
+    controller.own_claims(&set, &owned).await?;
     for step in plan.steps {
         controller.apply(&set, step, &pods_api).await?;
     }
-    controller.own_claims(&set, &owned).await?;
     let mut live: HashSet<String> = owned
         .iter()
         .filter_map(|pod| pod.metadata.labels.as_ref()?.get(controller_revision::HASH_LABEL).cloned())
@@ -143,16 +143,7 @@ impl Controller {
             Step::Correct(pod) => {
                 pods.replace(name(&*pod), &PostParams::default(), &pod).await?;
             }
-            Step::Delete { pod, failed } => {
-                if failed {
-                    let text = format!(
-                        "StatefulSet {}/{} is recreating failed Pod {}",
-                        namespace(set),
-                        name(set),
-                        name(pod.as_ref())
-                    );
-                    self.recorder.event(set, Warning, "RecreatingFailedPod", text);
-                }
+            Step::Delete { pod } => {
                 let preconditions = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
                 let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
                 if unless_not_found(pods.delete(name(pod.as_ref()), &params).await)?.is_some() {
@@ -169,14 +160,19 @@ impl Controller {
         let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), namespace(set));
         for mut claim in plan::claims(set, number) {
             if let Some(existing) = self.claims.get(namespace(set), name(&claim)) {
-                if existing.metadata.deletion_timestamp.is_some() {
-                    return Err(Error::Unfinished(format!("claim {} is being deleted", name(&claim))));
+                // It goes with the pod that had this name before; the new pod needs one of its own.
+                let stale = existing
+                    .metadata
+                    .owner_references
+                    .iter()
+                    .flatten()
+                    .any(|owner| owner.kind == "Pod" && owner.name == name(pod) && owner.uid != uid(pod));
+                if stale || existing.metadata.deletion_timestamp.is_some() {
+                    return Err(Error::Unfinished(format!("pvc {} is being deleted", name(&claim))));
                 }
                 continue;
             }
-            if retention(set).0 {
-                claim.metadata.owner_references = Some(vec![controller_ref(set)]);
-            }
+            claim.metadata.owner_references = plan::claim_owners(set, pod, &claim);
             let text = format!("create Claim {} Pod {} in StatefulSet {}", name(&claim), name(pod), name(set));
             match api.create(&PostParams::default(), &claim).await {
                 Ok(_) => self.recorder.event(set, Normal, "SuccessfulCreate", format!("{text} success")),
@@ -195,52 +191,24 @@ impl Controller {
         Ok(())
     }
 
-    /// Lets claims go with the set, or with a pod that is scaled away, as the retention policy says.
+    /// Lets claims go with the set, or with a pod that is scaled away, as the retention policy says; makes those that a
+    /// waiting pod lacks.
     async fn own_claims(&self, set: &StatefulSet, owned: &[Arc<Pod>]) -> Result<(), Error> {
-        let (when_deleted, when_scaled) = retention(set);
-        let first = set.spec.as_ref().and_then(|spec| spec.ordinals.as_ref()?.start).unwrap_or(0);
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), namespace(set));
         for pod in owned {
             let Some(number) = ordinal(set, pod) else { continue };
-            let condemned = number < first || number >= first + plan::wanted(set);
+            if pods::phase(pod) == "Pending" && !pods::is_deleting(pod) {
+                self.create_claims(set, pod).await?;
+            }
             for template in plan::claims(set, number) {
                 let Some(existing) = self.claims.get(namespace(set), name(&template)) else { continue };
-                let listed = existing.metadata.owner_references.clone().unwrap_or_default();
-                let mut wanted: Vec<OwnerReference> = listed
-                    .iter()
-                    .filter(|owner| owner.uid != uid(set) && owner.uid != uid(pod.as_ref()))
-                    .cloned()
-                    .collect();
-                if condemned && when_scaled {
-                    wanted.push(OwnerReference {
-                        controller: None,
-                        block_owner_deletion: None,
-                        ..controller_ref(pod.as_ref())
-                    });
-                } else if when_deleted {
-                    wanted.extend(
-                        listed
-                            .iter()
-                            .find(|owner| owner.uid == uid(set))
-                            .cloned()
-                            .or_else(|| Some(controller_ref(set))),
-                    );
-                }
-                if wanted != listed {
+                if let Some(owners) = plan::claim_owners(set, pod, &existing) {
                     let mut updated = existing.as_ref().clone();
-                    updated.metadata.owner_references = Some(wanted);
-                    let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), namespace(set));
+                    updated.metadata.owner_references = Some(owners);
                     unless_not_found(api.replace(name(&updated), &PostParams::default(), &updated).await)?;
                 }
             }
         }
         Ok(())
     }
-}
-
-/// Whether claims go (when the set is deleted, when it is scaled down).
-fn retention(set: &StatefulSet) -> (bool, bool) {
-    let policy =
-        set.spec.as_ref().and_then(|spec| spec.persistent_volume_claim_retention_policy.clone()).unwrap_or_default();
-    let deletes = |policy: Option<String>| policy.as_deref() == Some("Delete");
-    (deletes(policy.when_deleted), deletes(policy.when_scaled))
 }

@@ -33,8 +33,8 @@ pub struct Plan {
     pub create: Vec<Pod>,
     /// Pods to delete.
     pub delete: Vec<Arc<Pod>>,
-    /// Failed pods to delete, and on which node they failed.
-    pub failed: Vec<(Arc<Pod>, String)>,
+    /// Ended pods to delete, and on which node they ended.
+    pub ended: Vec<(Arc<Pod>, String)>,
     /// The status as observed.
     pub status: DaemonSetStatus,
 }
@@ -84,6 +84,12 @@ fn belongs(spec: &PodSpec, node: &Node) -> (bool, bool) {
     (tolerated(&["NoSchedule", "NoExecute"]), tolerated(&["NoExecute"]))
 }
 
+/// The generation of the template, which older clients count pods by.
+fn template_generation(set: &DaemonSet) -> Option<String> {
+    let number = set.metadata.annotations.as_ref()?.get("deprecated.daemonset.template.generation")?;
+    number.parse::<i64>().ok().map(|number| number.to_string())
+}
+
 /// A pod for one node: it goes through the scheduler, which finds that node only.
 fn pod_for(set: &DaemonSet, node: &str, hash: &str) -> Pod {
     let template = set.spec.as_ref().map(|spec| spec.template.clone()).unwrap_or_default();
@@ -107,8 +113,8 @@ fn pod_for(set: &DaemonSet, node: &str, hash: &str) -> Pod {
     pod.spec = Some(spec);
     let labels = pod.metadata.labels.get_or_insert_default();
     labels.insert(HASH_LABEL.to_owned(), hash.to_owned());
-    if let Some(generation) = set.metadata.generation {
-        labels.insert("pod-template-generation".to_owned(), generation.to_string());
+    if let Some(generation) = template_generation(set) {
+        labels.insert("pod-template-generation".to_owned(), generation);
     }
     pod
 }
@@ -122,6 +128,7 @@ fn budget(set: &DaemonSet, desired: i32) -> Option<(i32, i32)> {
     let rolling = strategy.rolling_update.unwrap_or_default();
     let surge = scaled(rolling.max_surge.as_ref(), desired, true);
     let unavailable = rolling.max_unavailable.as_ref().map_or(1, |value| scaled(Some(value), desired, true));
+    // Both zero would never get on.
     Some(if surge == 0 { (unavailable.max(1), 0) } else { (unavailable, surge) })
 }
 
@@ -136,57 +143,55 @@ pub fn plan(set: &DaemonSet, hash: &str, nodes: &[Arc<Node>], owned: &[Arc<Pod>]
             by_node.entry(node).or_default().push(pod);
         }
     }
-    let available = |pod: &Pod| pods::is_available(pod, min_ready, now) && !pods::is_deleting(pod);
-    let current =
-        |pod: &Pod| pod.metadata.labels.as_ref().and_then(|labels| labels.get(HASH_LABEL)).is_some_and(|is| is == hash);
+    let available = |pod: &Pod| pods::is_available(pod, min_ready, now);
+    let generation = template_generation(set);
+    let current = |pod: &Pod| {
+        let label = |key: &str| pod.metadata.labels.as_ref().and_then(|labels| labels.get(key));
+        label(HASH_LABEL).is_some_and(|is| is == hash)
+            || generation.is_some() && label("pod-template-generation") == generation.as_ref()
+    };
     let mut status = DaemonSetStatus { observed_generation: set.metadata.generation, ..DaemonSetStatus::default() };
     let (mut ready, mut well, mut updated) = (0, 0, 0);
-    let mut outdated: Vec<(&str, Vec<&Arc<Pod>>)> = Vec::new();
-    let mut unavailable = 0;
+    let mut running: Vec<OnNode<'_>> = Vec::new();
     for node in nodes {
         let (should_run, may_stay) = belongs(&spec, node);
-        let mine = by_node.remove(name(node.as_ref())).unwrap_or_default();
-        let mut alive: Vec<&Arc<Pod>> = Vec::new();
-        for pod in &mine {
-            if pods::is_deleting(pod) {
-                continue;
-            }
-            if pods::is_terminal(pod) {
-                plan.failed.push(((*pod).clone(), name(node.as_ref()).to_owned()));
-            } else {
-                alive.push(pod);
-            }
-        }
+        let mut mine = by_node.remove(name(node.as_ref())).unwrap_or_default();
+        // Of pods that end nothing is left to wait for.
+        mine.retain(|pod| !(pods::is_terminal(pod) && pods::is_deleting(pod)));
+        mine.sort_by_key(|pod| {
+            let unscheduled = pod.spec.as_ref().is_none_or(|spec| spec.node_name.is_none());
+            (unscheduled, pod.metadata.creation_timestamp.as_ref().map(|time| time.0), name(pod.as_ref()).to_owned())
+        });
         if should_run {
             status.desired_number_scheduled += 1;
-            status.current_number_scheduled += i32::from(!mine.is_empty());
-            ready += i32::from(mine.iter().any(|pod| pods::is_ready(pod)));
-            let is_well = mine.iter().any(|pod| available(pod));
-            well += i32::from(is_well);
-            unavailable += i32::from(!is_well);
-            updated += i32::from(mine.iter().any(|pod| current(pod)));
+            if let Some(oldest) = mine.first() {
+                status.current_number_scheduled += 1;
+                ready += i32::from(pods::is_ready(oldest));
+                well += i32::from(available(oldest));
+                updated += i32::from(current(oldest));
+            }
         } else if !mine.is_empty() {
             status.number_misscheduled += 1;
         }
-        if !may_stay {
-            plan.delete.extend(alive.into_iter().cloned());
-            continue;
-        }
-        if should_run && mine.iter().all(|pod| pods::is_terminal(pod) && pods::is_deleting(pod)) {
-            plan.create.push(pod_for(set, name(node.as_ref()), hash));
-            continue;
-        }
-        // Of several pods of one template the oldest stays.
-        alive.sort_by_key(|pod| (!current(pod), pod.metadata.creation_timestamp.as_ref().map(|time| time.0)));
-        let extra: Vec<_> = alive.iter().filter(|pod| current(pod)).skip(1).map(|pod| (*pod).clone()).collect();
-        plan.delete.extend(extra);
-        if should_run && alive.iter().any(|pod| !current(pod)) {
-            outdated.push((name(node.as_ref()), alive));
+        manage(set, name(node.as_ref()), hash, (should_run, may_stay), &mine, (&current, &available), &mut plan);
+        if !mine.is_empty() {
+            let alive = mine.into_iter().filter(|pod| !pods::is_deleting(pod)).collect();
+            running.push(OnNode { node: name(node.as_ref()), should_run, alive });
         }
     }
-    // Pods of nodes that are gone belong to the pod garbage collector.
-    if let Some((may_miss, surge)) = budget(set, status.desired_number_scheduled) {
-        update(set, hash, outdated, (unavailable, may_miss, surge), &available, &current, &mut plan);
+    // Pods meant for a node that is gone were never bound, so nobody else deletes them.
+    let unbound =
+        |pod: &&&Arc<Pod>| pod.spec.as_ref().is_none_or(|spec| spec.node_name.is_none()) && !pods::is_deleting(pod);
+    plan.delete.extend(by_node.values().flatten().filter(unbound).map(|pod| (*pod).clone()));
+    let settled = plan.create.is_empty() && plan.delete.is_empty() && plan.ended.is_empty();
+    if settled && let Some((may_miss, surge)) = budget(set, status.desired_number_scheduled) {
+        let (available, current) = (&available, &current);
+        if surge == 0 {
+            replace(&running, may_miss, available, current, &mut plan);
+        } else {
+            let nodes = surge_nodes(&running, surge, status.desired_number_scheduled, available, current, &mut plan);
+            plan.create.extend(nodes.into_iter().map(|node| pod_for(set, node, hash)));
+        }
     }
     status.number_ready = ready;
     status.number_available = Some(well).filter(|count| *count != 0);
@@ -199,34 +204,119 @@ pub fn plan(set: &DaemonSet, hash: &str, nodes: &[Arc<Node>], owned: &[Arc<Pod>]
     plan
 }
 
-/// One step of a rolling update. Without surge: unavailable old pods go at once, available ones within the budget. With
-/// surge: a new pod starts beside the old one, which goes when the new one is available.
-fn update(
+/// The pods of one node.
+struct OnNode<'a> {
+    node: &'a str,
+    should_run: bool,
+    /// Those that are not being deleted.
+    alive: Vec<&'a Arc<Pod>>,
+}
+
+/// What a test of a pod is given and says.
+type Test<'a> = &'a dyn Fn(&Pod) -> bool;
+
+/// Decides about one node, whose pods `mine` are sorted oldest first.
+// upstream: podsShouldBeOnNode
+fn manage(
     set: &DaemonSet,
+    node: &str,
     hash: &str,
-    outdated: Vec<(&str, Vec<&Arc<Pod>>)>,
-    (mut missing, may_miss, surge): (i32, i32, i32),
-    available: &dyn Fn(&Pod) -> bool,
-    current: &dyn Fn(&Pod) -> bool,
+    (should_run, may_stay): (bool, bool),
+    mine: &[&Arc<Pod>],
+    (current, available): (Test<'_>, Test<'_>),
     plan: &mut Plan,
 ) {
-    let mut surging = outdated.iter().filter(|(_, alive)| alive.iter().any(|pod| current(pod))).map(|_| 1).sum::<i32>();
-    for (node, alive) in outdated {
-        let (new, old): (Vec<&Arc<Pod>>, Vec<&Arc<Pod>>) = alive.into_iter().partition(|pod| current(pod));
-        let old_serves = old.iter().any(|pod| available(pod));
-        if surge == 0 || !old_serves {
-            if old_serves && missing >= may_miss {
-                continue;
+    let (ended, alive): (Vec<&Arc<Pod>>, Vec<&Arc<Pod>>) =
+        mine.iter().filter(|pod| !pods::is_deleting(pod)).partition(|pod| pods::is_terminal(pod));
+    if !may_stay {
+        plan.delete.extend(alive.into_iter().chain(ended).cloned());
+        return;
+    }
+    if should_run && mine.is_empty() {
+        plan.create.push(pod_for(set, node, hash));
+        return;
+    }
+    plan.ended.extend(ended.into_iter().map(|pod| (pod.clone(), node.to_owned())));
+    if budget(set, 1).is_none_or(|(_, surge)| surge <= 0) {
+        plan.delete.extend(alive.into_iter().skip(1).cloned());
+        return;
+    }
+    if alive.is_empty() && should_run {
+        plan.create.push(pod_for(set, node, hash));
+    }
+    let (new, old): (Vec<&Arc<Pod>>, Vec<&Arc<Pod>>) = alive.into_iter().partition(|pod| current(pod));
+    if let (Some(newest), Some(oldest)) = (new.first(), old.first())
+        && (!pods::is_ready(oldest) || available(newest))
+    {
+        plan.delete.push((*oldest).clone());
+    }
+    plan.delete.extend(new.into_iter().skip(1).chain(old.into_iter().skip(1)).cloned());
+}
+
+/// The new and the old pod of a node.
+type Pair<'a> = (Option<&'a Arc<Pod>>, Option<&'a Arc<Pod>>);
+
+/// The one new and the one old pod of a node; `None` if there are more, which the rest of the controller puts right first.
+fn pair<'a>(on: &OnNode<'a>, current: Test<'_>) -> Option<Pair<'a>> {
+    let (new, old): (Vec<&Arc<Pod>>, Vec<&Arc<Pod>>) = on.alive.iter().partition(|pod| current(pod));
+    (new.len() <= 1 && old.len() <= 1).then(|| (new.first().copied(), old.first().copied()))
+}
+
+/// Deletes old pods: those that serve nobody at once, others as far as `may_miss` nodes may be without.
+// upstream: rollingUpdate without surge
+fn replace(running: &[OnNode<'_>], may_miss: i32, available: Test<'_>, current: Test<'_>, plan: &mut Plan) {
+    let (mut missing, mut candidates) = (0, Vec::new());
+    for on in running {
+        match pair(on, current) {
+            Some((None, Some(old))) if available(old) => candidates.push(old),
+            Some((None, Some(old))) => {
+                plan.delete.push(old.clone());
+                missing += 1;
             }
-            missing += i32::from(old_serves);
-            plan.delete.extend(old.into_iter().cloned());
-        } else if new.iter().any(|pod| available(pod)) {
-            plan.delete.extend(old.into_iter().cloned());
-        } else if new.is_empty() && surging < surge {
-            surging += 1;
-            plan.create.push(pod_for(set, node, hash));
+            Some((Some(new), None)) => missing += i32::from(!available(new)),
+            _ => missing += 1,
         }
     }
+    let more = usize::try_from(may_miss - missing).unwrap_or(0);
+    plan.delete.extend(candidates.into_iter().take(more).cloned());
+}
+
+/// Starts new pods beside old ones, at most `surge` of them beside one that serves, and deletes old ones that are replaced.
+// upstream: rollingUpdate with surge
+fn surge_nodes<'a>(
+    running: &[OnNode<'a>],
+    surge: i32,
+    desired: i32,
+    available: Test<'_>,
+    current: Test<'_>,
+    plan: &mut Plan,
+) -> Vec<&'a str> {
+    let (mut surging, mut serving) = (0, 0);
+    let (mut nodes, mut candidates, mut leaving) = (Vec::new(), Vec::new(), Vec::new());
+    for on in running {
+        let Some((new, old)) = pair(on, current) else {
+            surging += 1;
+            continue;
+        };
+        serving += i32::from(old.or(new).is_some_and(|pod| available(pod)));
+        match (new, old) {
+            (_, None) => {}
+            (None, Some(old)) => match (available(old), on.should_run) {
+                (false, false) => plan.delete.push(old.clone()),
+                (false, true) => nodes.push(on.node),
+                (true, false) => leaving.push(old),
+                (true, true) => candidates.push(on.node),
+            },
+            (Some(new), Some(_)) if !available(new) => surging += 1,
+            (Some(_), Some(old)) => plan.delete.push(old.clone()),
+        }
+    }
+    // A node that the set leaves keeps its pod until enough others serve.
+    let spare = usize::try_from(serving - desired).unwrap_or(0);
+    plan.delete.extend(leaving.into_iter().take(spare).cloned());
+    let more = usize::try_from(surge - surging).unwrap_or(0);
+    nodes.extend(candidates.into_iter().take(more));
+    nodes
 }
 
 #[cfg(test)]
@@ -285,7 +375,7 @@ mod tests {
         let nodes = [node("a", None)];
         let mut failed = rolled_out(&set(json!({})), &nodes)[0].as_ref().clone();
         failed.status.as_mut().unwrap().phase = Some("Failed".into());
-        assert_eq!(decide(&set(json!({})), "one", &nodes, &[Arc::new(failed)]).failed.len(), 1);
+        assert_eq!(decide(&set(json!({})), "one", &nodes, &[Arc::new(failed)]).ended.len(), 1);
         let mut other = nodes[0].as_ref().clone();
         other.metadata.labels = None;
         let pods = rolled_out(&set(json!({})), &nodes);

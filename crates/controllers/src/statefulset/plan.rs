@@ -9,6 +9,7 @@ use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetSta
 use k8s_openapi::api::core::v1::{
     PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, PodTemplateSpec, Volume,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use std::sync::Arc;
 
 pub const POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
@@ -21,8 +22,8 @@ pub enum Step {
     Create(Box<Pod>),
     /// Put the pod's own labels right.
     Correct(Box<Pod>),
-    /// Delete the pod; a failed one says so.
-    Delete { pod: Arc<Pod>, failed: bool },
+    /// Delete the pod.
+    Delete { pod: Arc<Pod> },
 }
 
 /// What to do, in this order, and the status as observed.
@@ -59,15 +60,25 @@ fn start(set: &StatefulSet) -> i32 {
     set.spec.as_ref().and_then(|spec| spec.ordinals.as_ref()?.start).unwrap_or(0)
 }
 
-/// (partition, how many pods may be unavailable), or `None` if pods are updated only when someone deletes them.
-fn rolling(set: &StatefulSet) -> Option<(i32, i32)> {
+/// How outdated pods are replaced.
+struct Rolling {
+    partition: i32,
+    /// How many pods may be unavailable; `None` if pods go one after the other, each when the one before is available.
+    max_unavailable: Option<usize>,
+}
+
+/// How pods are updated, or `None` if only when someone deletes them.
+fn rolling(set: &StatefulSet) -> Option<Rolling> {
     let strategy = set.spec.as_ref().and_then(|spec| spec.update_strategy.clone()).unwrap_or_default();
     if strategy.type_.as_deref() == Some("OnDelete") {
         return None;
     }
     let rolling = strategy.rolling_update.unwrap_or_default();
-    let unavailable = rolling.max_unavailable.as_ref().map_or(1, |value| scaled(Some(value), wanted(set), true));
-    Some((rolling.partition.unwrap_or(0), unavailable.max(1)))
+    let limit = rolling.max_unavailable.as_ref().map(|value| scaled(Some(value), wanted(set), false).max(1));
+    Some(Rolling {
+        partition: rolling.partition.unwrap_or(0),
+        max_unavailable: limit.map(|limit| usize::try_from(limit).unwrap_or(1)),
+    })
 }
 
 /// The claim of a volume template for one pod.
@@ -120,6 +131,50 @@ fn pod(set: &StatefulSet, template: &PodTemplateSpec, revision: &ControllerRevis
     pod
 }
 
+/// Whether claims go (when the set is deleted, when it is scaled down).
+fn retention(set: &StatefulSet) -> (bool, bool) {
+    let policy =
+        set.spec.as_ref().and_then(|spec| spec.persistent_volume_claim_retention_policy.clone()).unwrap_or_default();
+    let deletes = |policy: Option<String>| policy.as_deref() == Some("Delete");
+    (deletes(policy.when_deleted), deletes(policy.when_scaled))
+}
+
+/// The owners that `claim` of `pod` must have by the retention policy, or `None` if it has them or is someone else's matter.
+// upstream: isClaimOwnerUpToDate, updateClaimOwnerRefForSetAndPod
+pub fn claim_owners(set: &StatefulSet, pod: &Pod, claim: &PersistentVolumeClaim) -> Option<Vec<OwnerReference>> {
+    let listed = claim.metadata.owner_references.clone().unwrap_or_default();
+    let (of_set, of_pod) = (controller_ref(set), controller_ref(pod));
+    let named = |owner: &OwnerReference, wanted: &OwnerReference| {
+        owner.api_version == wanted.api_version && owner.kind == wanted.kind && owner.name == wanted.name
+    };
+    let ours = |owner: &OwnerReference| named(owner, &of_set) || named(owner, &of_pod);
+    let stale = |owner: &OwnerReference| {
+        [&of_set, &of_pod].into_iter().any(|wanted| named(owner, wanted) && owner.uid != wanted.uid)
+    };
+    if listed.iter().any(stale) {
+        return None;
+    }
+    let (when_deleted, when_scaled) = retention(set);
+    let mut wanted: Vec<OwnerReference> = listed.iter().filter(|owner| !ours(owner)).cloned().collect();
+    let foreign = wanted.iter().any(|owner| owner.controller == Some(true));
+    if !foreign || !(when_deleted || when_scaled) {
+        let range = start(set)..start(set) + self::wanted(set);
+        let scaled_away = !ordinal(set, pod).is_some_and(|number| range.contains(&number));
+        if scaled_away && when_scaled {
+            wanted.push(of_pod);
+        } else if when_deleted {
+            wanted.push(of_set);
+        }
+    }
+    let facts = |owners: &[OwnerReference]| -> Vec<(String, bool)> {
+        let mut facts: Vec<_> =
+            owners.iter().map(|owner| (owner.uid.clone(), owner.controller == Some(true))).collect();
+        facts.sort();
+        facts
+    };
+    (facts(&wanted) != facts(&listed)).then_some(wanted)
+}
+
 /// The pod with the labels that make it this set's, or `None` if it has them.
 fn corrected(set: &StatefulSet, pod: &Pod, number: i32) -> Option<Pod> {
     let labels = pod.metadata.labels.as_ref();
@@ -142,9 +197,9 @@ pub fn plan(set: &StatefulSet, revisions: &Revisions<'_>, owned: &[Arc<Pod>], no
     let again = owned.iter().filter_map(|pod| pods::available_in(pod, min_ready, now)).min();
     let mut steps = Vec::new();
     if set.metadata.deletion_timestamp.is_none() {
-        decide(set, revisions, owned, min_ready, now, &mut steps);
+        let updated = decide(set, revisions, owned, min_ready, now, &mut steps);
+        status.current_replicas = status.current_replicas.map(|count| (count - updated).max(0));
     }
-    foresee(&mut status, revisions, &steps);
     // The rollout is over: what was being rolled out is what runs.
     let all = Some(status.replicas);
     if rolling(set).is_some()
@@ -159,28 +214,6 @@ pub fn plan(set: &StatefulSet, revisions: &Revisions<'_>, owned: &[Arc<Pod>], no
         *count = count.filter(|count| *count != 0);
     }
     Plan { steps, status, again }
-}
-
-/// Counts the steps as done: the next look tells by these counts which pods keep the old template.
-fn foresee(status: &mut StatefulSetStatus, revisions: &Revisions<'_>, steps: &[Step]) {
-    let mut count = |pod: &Pod, change: i32| {
-        for (of, counter) in
-            [(revisions.current, &mut status.current_replicas), (revisions.update, &mut status.updated_replicas)]
-        {
-            if revision_of(pod) == name(of) {
-                *counter = Some((counter.unwrap_or(0) + change).max(0));
-            }
-        }
-    };
-    for step in steps {
-        match step {
-            Step::Create(pod) => count(pod, 1),
-            Step::Delete { pod, .. } => count(pod, -1),
-            Step::Correct(_) => {}
-        }
-    }
-    let created = steps.iter().filter(|step| matches!(step, Step::Create(_))).count();
-    status.replicas += i32::try_from(created).unwrap_or(0);
 }
 
 fn observed(set: &StatefulSet, revisions: &Revisions<'_>, owned: &[Arc<Pod>], now: Timestamp) -> StatefulSetStatus {
@@ -204,6 +237,8 @@ fn observed(set: &StatefulSet, revisions: &Revisions<'_>, owned: &[Arc<Pod>], no
     }
 }
 
+/// Finds the steps; returns how many of them delete a pod because its template is outdated.
+// upstream: updateStatefulSet
 fn decide(
     set: &StatefulSet,
     revisions: &Revisions<'_>,
@@ -211,7 +246,7 @@ fn decide(
     min_ready: i32,
     now: Timestamp,
     steps: &mut Vec<Step>,
-) {
+) -> i32 {
     let (first, count) = (start(set), wanted(set));
     let ordered = set.spec.as_ref().and_then(|spec| spec.pod_management_policy.as_deref()) != Some("Parallel");
     let healthy =
@@ -222,21 +257,21 @@ fn decide(
         let Some(pod) = at(number) else {
             steps.push(Step::Create(Box::new(versioned(set, revisions, number, current_size))));
             if ordered {
-                return;
+                return 0;
             }
             continue;
         };
         if pods::is_terminal(pod) {
             if !pods::is_deleting(pod) {
-                steps.push(Step::Delete { pod: pod.clone(), failed: pods::phase(pod) == "Failed" });
+                steps.push(Step::Delete { pod: pod.clone() });
             }
             if ordered {
-                return;
+                return 0;
             }
             continue;
         }
         if ordered && !healthy(pod) {
-            return;
+            return 0;
         }
         if let Some(right) = corrected(set, pod, number).filter(|_| !pods::is_deleting(pod)) {
             steps.push(Step::Correct(Box::new(right)));
@@ -247,40 +282,55 @@ fn decide(
         .filter(|pod| ordinal(set, pod).is_some_and(|number| number < first || number >= first + count))
         .collect();
     condemned.sort_by_key(|pod| std::cmp::Reverse(ordinal(set, pod)));
-    for pod in condemned {
+    // Of pods that are unwell only the lowest may go: the set must not lose more while it is in trouble.
+    let unwell = (first..first + count).any(|number| !at(number).is_some_and(|pod| healthy(pod)));
+    let lowest = condemned.iter().rev().find(|pod| !healthy(pod)).filter(|_| !unwell).copied();
+    for pod in &condemned {
         if pods::is_deleting(pod) {
             if ordered {
-                return;
+                return 0;
             }
             continue;
         }
-        steps.push(Step::Delete { pod: pod.clone(), failed: false });
+        let last_resort = lowest.is_some_and(|lowest| Arc::ptr_eq(lowest, pod));
+        if ordered && !healthy(pod) && !last_resort {
+            return 0;
+        }
+        steps.push(Step::Delete { pod: (*pod).clone() });
         if ordered {
-            return;
+            return 0;
         }
     }
-    let Some((partition, may_miss)) = rolling(set) else { return };
-    let mut missing = (first..first + count).filter(|number| !at(*number).is_some_and(|pod| healthy(pod))).count();
-    let may_miss = usize::try_from(may_miss).unwrap_or(1);
-    for number in (first + partition.min(count)..first + count).rev() {
-        let Some(pod) = at(number) else { return };
-        let outdated = revision_of(pod) != name(revisions.update);
-        if outdated && !pods::is_deleting(pod) {
-            // An unhealthy pod is missing already: replacing it costs nothing.
-            if healthy(pod) {
-                if missing >= may_miss {
-                    return;
-                }
-                missing += 1;
+    let Some(rolling) = rolling(set) else { return 0 };
+    let lowest = first + rolling.partition.min(count);
+    let outdated = |pod: &Pod| revision_of(pod) != name(revisions.update) && !pods::is_deleting(pod);
+    let mut allowed = match rolling.max_unavailable {
+        Some(limit) => {
+            let missing = (first..first + count).filter(|number| !at(*number).is_some_and(|pod| healthy(pod)));
+            limit.saturating_sub(missing.count())
+        }
+        None => 1,
+    };
+    let mut updated = 0;
+    for number in (lowest..first + count).rev() {
+        let Some(pod) = at(number) else {
+            if rolling.max_unavailable.is_none() {
+                break;
             }
-            steps.push(Step::Delete { pod: pod.clone(), failed: false });
-            if missing >= may_miss {
-                return;
-            }
-        } else if !healthy(pod) && missing >= may_miss {
-            return;
+            continue;
+        };
+        if allowed == 0 {
+            break;
+        }
+        if outdated(pod) {
+            steps.push(Step::Delete { pod: pod.clone() });
+            updated += 1;
+            allowed -= 1;
+        } else if rolling.max_unavailable.is_none() && !healthy(pod) {
+            break;
         }
     }
+    updated
 }
 
 /// A new pod of that number, of the current or the new template. (upstream: newVersionedStatefulSetPod)
@@ -289,7 +339,7 @@ fn versioned(set: &StatefulSet, revisions: &Revisions<'_>, number: i32, current_
     let partition = strategy.rolling_update.and_then(|rolling| rolling.partition);
     let stays = match (strategy.type_.as_deref(), partition) {
         (Some("OnDelete"), _) => false,
-        (_, Some(partition)) if partition > 0 => number < start(set) + partition,
+        (_, Some(partition)) => number < start(set) + partition,
         _ => number < start(set) + current_size,
     };
     let template = set.spec.as_ref().map(|spec| &spec.template);

@@ -1,5 +1,5 @@
 //! What the StatefulSet controller decides, against a small model of its pods.
-use super::plan::{Plan, Revisions, Step, claims, plan};
+use super::plan::{Plan, Revisions, Step, claim_owners, claims, plan};
 use crate::claim::name;
 use crate::controller_revision::{HASH_LABEL, history, template};
 use jiff::Timestamp;
@@ -53,7 +53,7 @@ impl World {
                     self.log.push(format!("+{}", name(&pod)));
                     self.pods.push(Arc::new(pod));
                 }
-                Step::Delete { pod, .. } => {
+                Step::Delete { pod } => {
                     self.log.push(format!("-{}", name(pod.as_ref())));
                     self.pods.retain(|other| name(other.as_ref()) != name(pod.as_ref()));
                 }
@@ -149,4 +149,64 @@ fn on_delete_waits_for_someone_to_delete_the_pod() {
     world.pods.retain(|pod| name(pod.as_ref()) != "db-1");
     world.settle();
     assert_eq!(world.images(), ["a", "b"]);
+}
+
+#[test]
+fn scaling_down_halts_while_pods_are_unwell() {
+    let mut world = World::new(3, json!({}));
+    world.settle();
+    for pod in &mut world.pods {
+        let mut unready = pod.as_ref().clone();
+        unready.status = serde_json::from_value(json!({"phase": "Running"})).unwrap();
+        *pod = Arc::new(unready);
+    }
+    world.set.spec.as_mut().unwrap().replicas = Some(0);
+    assert_eq!(world.step(true), 0);
+}
+
+#[test]
+fn a_broken_update_is_replaced_by_a_better_one() {
+    let mut world = World::new(2, json!({}));
+    world.settle();
+    world.set_image("broken");
+    world.step(false);
+    world.step(false);
+    assert_eq!(world.images(), ["a", "broken"]);
+    assert_eq!(world.step(false), 0, "the rest waits for the pod that is not ready");
+}
+
+#[test]
+fn an_update_may_take_several_pods_at_once() {
+    let strategy = json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0, "maxUnavailable": 2}});
+    let mut world = World::new(4, json!({"updateStrategy": strategy, "podManagementPolicy": "Parallel"}));
+    world.settle();
+    world.set_image("b");
+    let steps = world.log.len();
+    world.step(true);
+    assert_eq!(world.log[steps..], ["-db-3", "-db-2"]);
+    world.settle();
+    assert_eq!(world.images(), ["b", "b", "b", "b"]);
+}
+
+#[test]
+fn claims_follow_the_set_or_the_pod_as_the_policy_says() {
+    let owners = |policy: Value, pod: &str, owners: Value| {
+        let world = World::new(1, json!({"persistentVolumeClaimRetentionPolicy": policy}));
+        let pod = serde_json::from_value(json!({"metadata": {"name": pod, "uid": pod}})).unwrap();
+        let claim =
+            serde_json::from_value(json!({"metadata": {"name": "data-db-0", "ownerReferences": owners}})).unwrap();
+        claim_owners(&world.set, &pod, &claim)
+            .map(|owners| owners.into_iter().map(|owner| owner.uid).collect::<Vec<_>>())
+    };
+    let of_set =
+        json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "db", "uid": "u", "controller": true}]);
+    let both = json!({"whenDeleted": "Delete", "whenScaled": "Delete"});
+    assert_eq!(owners(json!({}), "db-0", json!([])), None);
+    assert_eq!(owners(both.clone(), "db-0", json!([])), Some(vec!["u".to_owned()]));
+    assert_eq!(owners(both.clone(), "db-0", of_set.clone()), None);
+    assert_eq!(owners(both.clone(), "db-1", of_set.clone()), Some(vec!["db-1".to_owned()]));
+    assert_eq!(owners(json!({"whenScaled": "Delete"}), "db-0", of_set.clone()), Some(vec![]));
+    let mut earlier = of_set;
+    earlier[0]["uid"] = json!("another");
+    assert_eq!(owners(both, "db-0", earlier), None, "an earlier set of that name left it behind");
 }
