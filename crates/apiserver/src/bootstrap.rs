@@ -3,9 +3,13 @@
 //! The RBAC objects are facts of Kubernetes v1.36, one object per line in `bootstrap/rbac.jsonl`. At each start what is
 //! missing is made and what lost rules or subjects gets them back, unless the object's annotation
 //! `rbac.authorization.kubernetes.io/autoupdate` says `false`; nothing that was added is taken away.
+use crate::api_services;
 use crate::authz::rules::PolicyRule;
+use crate::context::RequestContext;
 use crate::encode::encode;
+use crate::registry::Write;
 use crate::registry::{Registry, decode_stored, object_key, ownership, store_error};
+use crate::strategy;
 use pintle_api::apply::{self, FieldManager};
 use pintle_api::meta;
 use pintle_api::scheme::{Resource, split_api_version};
@@ -80,6 +84,35 @@ async fn plan(registry: &Registry, addons: &[Value]) -> Result<(Vec<Compare>, Ve
     Ok((compares, ops))
 }
 
+/// Publishes by which authorities this server knows its clients and the aggregator, for extension API servers.
+// upstream: pkg/controlplane/controller/clusterauthenticationtrust
+pub async fn publish_trust(registry: &Registry, clients: &str, front_proxy: &str) -> Result<(), ApiError> {
+    let config_maps = registry.resource("", "configmaps")?;
+    let cx = RequestContext::default();
+    let write = Write::internal(&cx, &config_maps, "kube-system").managed_by(MANAGER);
+    let data = json!({
+        "client-ca-file": clients,
+        "requestheader-allowed-names": "[\"front-proxy-client\"]",
+        "requestheader-client-ca-file": front_proxy,
+        "requestheader-extra-headers-prefix": "[\"X-Remote-Extra-\"]",
+        "requestheader-group-headers": "[\"X-Remote-Group\"]",
+        "requestheader-uid-headers": "[\"X-Remote-Uid\"]",
+        "requestheader-username-headers": "[\"X-Remote-User\"]",
+    });
+    let name = "extension-apiserver-authentication";
+    let set = |object: &mut Value| {
+        object["data"] = data.clone();
+        Ok(())
+    };
+    match registry.update_with(&write, name, set).await {
+        Err(error) if error.is_not_found() => {
+            let object = json!({"metadata": {"name": name, "namespace": "kube-system"}, "data": data});
+            registry.create(&write, object).await.map(drop)
+        }
+        other => other.map(drop),
+    }
+}
+
 /// `object` with the resource that its kind is.
 fn typed(registry: &Registry, object: &Value) -> Result<(Arc<Resource>, Value), ApiError> {
     let (group, version) = split_api_version(object["apiVersion"].as_str().unwrap_or_default());
@@ -93,7 +126,9 @@ fn typed(registry: &Registry, object: &Value) -> Result<(Arc<Resource>, Value), 
 fn new_object(resource: &Resource, mut object: Value) -> Value {
     if let Some(structure) = ownership::structure(resource) {
         let api_version = resource.api_version();
-        apply::track_update(None, &mut object, &FieldManager::new(MANAGER, &api_version, structure));
+        let reset = strategy::reset_fields(resource, "");
+        let by = FieldManager { reset, ..FieldManager::new(MANAGER, &api_version, structure) };
+        apply::track_update(None, &mut object, &by);
     }
     object["metadata"]["uid"] = uuid::Uuid::new_v4().to_string().into();
     object["metadata"]["creationTimestamp"] = meta::now().into();
@@ -106,6 +141,8 @@ fn defaults(registry: &Registry) -> Result<Vec<(Arc<Resource>, Value)>, ApiError
     for name in ["default", "kube-node-lease", "kube-public", "kube-system"] {
         objects.push((namespaces.clone(), namespace(name)));
     }
+    let api_services = registry.resource(api_services::GROUP, "apiservices")?;
+    objects.extend(api_services::local(&registry.scheme()).into_iter().map(|object| (api_services.clone(), object)));
     let priority_classes = registry.resource("scheduling.k8s.io", "priorityclasses")?;
     let cluster =
         "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.";

@@ -10,6 +10,8 @@
 //! | [`validation`] | what is refused, with upstream's messages |
 //! | [`special`] | endpoints with behaviour of their own |
 pub mod admission;
+pub mod aggregator;
+pub mod api_services;
 pub mod authn;
 pub mod authz;
 pub mod body;

@@ -72,6 +72,8 @@ pub async fn parts(
     stop: &CancellationToken,
 ) -> Result<SecureParts, Error> {
     bootstrap::reconcile(registry, &params.addons).await?;
+    let front_proxy = pki.front_proxy_authority().certificate_pem();
+    bootstrap::publish_trust(registry, pki.authority().certificate_pem(), front_proxy).await?;
     bootstrap::keep_aggregated(registry, stop.clone()).await?;
     let nodes = NodeAuthorizer::start(registry, stop).await?;
     let authorizer = ClusterAuthorizer::new(nodes, Rbac::start(registry, stop).await?);

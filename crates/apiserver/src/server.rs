@@ -6,6 +6,7 @@ mod watch;
 pub(crate) mod write;
 
 use crate::admission::Admission;
+use crate::aggregator::{self, Aggregator};
 use crate::authn::Authenticator;
 use crate::authz::{Attributes, Authorizer, Decision};
 use crate::body::{Body, RequestBody};
@@ -54,6 +55,8 @@ pub struct Parts {
     pub admission: Arc<dyn Admission>,
     /// Endpoints with behaviour of their own.
     pub specials: Specials,
+    /// API servers beside this one, if there may be some.
+    pub aggregator: Option<Aggregator>,
     /// Ends watches when the server stops.
     pub stop: CancellationToken,
 }
@@ -142,21 +145,19 @@ impl ApiServer {
         if let Err(error) = self.authorize(&cx).await {
             return refuse(&error, &fallback, body).await;
         }
+        let limit = if cx.info.is_long_running() { None } else { Some(timeout_of(&cx.info)) };
+        if let Some(remote) = self.parts().aggregator.as_ref().and_then(|all| all.remote_for(&cx.info.path)) {
+            let pass_on = aggregator::pass_on(&remote, &cx.user, parts, body, self.registry());
+            let answer = within(limit, async { Ok(pass_on.await) }).await;
+            return answer.unwrap_or_else(|error| respond::error(&error, &fallback));
+        }
         let negotiation = match negotiation {
             Ok(negotiation) => negotiation,
             // Streams and plain paths have encodings of their own.
             Err(_) if !cx.info.is_resource_request || cx.info.is_long_running() => Negotiation::default(),
             Err(error) => return respond::error(&error, &fallback),
         };
-        let limit = if cx.info.is_long_running() { None } else { Some(timeout_of(&cx.info)) };
-        let route = self.route(cx, negotiation, parts, body);
-        let answer = match limit {
-            None => route.await,
-            Some(Err(error)) => Err(error),
-            Some(Ok(limit)) => tokio::time::timeout(limit, route)
-                .await
-                .unwrap_or_else(|_| Err(ApiError::timeout("request did not complete within the allotted timeout", 0))),
-        };
+        let answer = within(limit, self.route(cx, negotiation, parts, body)).await;
         answer.unwrap_or_else(|error| respond::error(&error, &negotiation))
     }
 
@@ -203,6 +204,20 @@ impl ApiServer {
             SpecialResponse::Raw(response) => Ok(response),
             SpecialResponse::Object(status, object) => respond::value(status, &negotiation, &object),
         }
+    }
+}
+
+/// What `answer` comes to, if it does within the limit.
+async fn within(
+    limit: Option<Result<Duration, ApiError>>,
+    answer: impl Future<Output = Result<Response<Body>, ApiError>>,
+) -> Result<Response<Body>, ApiError> {
+    match limit {
+        None => answer.await,
+        Some(Err(error)) => Err(error),
+        Some(Ok(limit)) => tokio::time::timeout(limit, answer)
+            .await
+            .unwrap_or_else(|_| Err(ApiError::timeout("request did not complete within the allotted timeout", 0))),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the API server refuses, kind by kind, with upstream's messages. Start at [`field::Field`].
 //!
 //! upstream: pkg/apis/<group>/validation/validation.go
+pub(crate) mod api_services;
 pub(crate) mod apps;
 pub(crate) mod batch;
 pub(crate) mod certificates;

@@ -69,6 +69,7 @@ impl Cluster {
             authorizer: parts.authorizer,
             admission: parts.admission,
             specials,
+            aggregator: None,
             stop: stop.clone(),
         });
         let tls = Arc::new(pki.apiserver_tls().unwrap());

@@ -198,6 +198,12 @@ impl ClusterPki {
         tls::client_config(&self.0.authority, leaf, &[])
     }
 
+    /// TLS for connections to an extension API server, showing the front proxy's certificate. The server's certificate must
+    /// lead to one of `bundle` (PEM); `None`: to nothing in particular.
+    pub fn front_proxy_tls(&self, bundle: Option<&[u8]>) -> Result<ClientConfig, Error> {
+        tls::client_config_for(bundle, Some(self.0.front_proxy_client.clone()))
+    }
+
     /// A kubeconfig that reaches `server` as the holder of `leaf`.
     pub fn kubeconfig(&self, cluster: &str, user: &str, server: &str, leaf: &Leaf) -> String {
         let state = leaf.current();

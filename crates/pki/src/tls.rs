@@ -7,6 +7,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme, version,
 };
+use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,6 +70,31 @@ pub fn unverified_client_config() -> Result<ClientConfig, Error> {
         .with_protocol_versions(&[&version::TLS13, &version::TLS12])
         .map_err(|error| Error::Tls(error.to_string()))?;
     Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+}
+
+/// A client that trusts the certificates in `bundle` (PEM), or any server if there is none, and shows `leaf`, if any.
+pub fn client_config_for(bundle: Option<&[u8]>, leaf: Option<Arc<Leaf>>) -> Result<ClientConfig, Error> {
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&version::TLS13, &version::TLS12])
+        .map_err(|error| Error::Tls(error.to_string()))?;
+    let builder = match bundle {
+        None => {
+            let anyone = AcceptAnyServer(provider().signature_verification_algorithms);
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(anyone))
+        }
+        Some(bundle) => {
+            let mut store = RootCertStore::empty();
+            for certificate in CertificateDer::pem_slice_iter(bundle) {
+                let certificate = certificate.map_err(|error| Error::Tls(error.to_string()))?;
+                store.add(certificate).map_err(|error| Error::Tls(error.to_string()))?;
+            }
+            builder.with_root_certificates(store)
+        }
+    };
+    Ok(match leaf {
+        Some(leaf) => builder.with_client_cert_resolver(leaf),
+        None => builder.with_no_client_auth(),
+    })
 }
 
 /// Judges client certificates after the handshake.

@@ -89,6 +89,13 @@ pub(crate) fn priority_level_configuration(object: &mut Object) {
     }
 }
 
+/// An APIService.
+pub(crate) fn api_service(object: &mut Object) {
+    if let Some(service) = object.child("spec").and_then(|spec| spec.child("service")) {
+        service.fill("port", 443);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -67,11 +67,11 @@ impl HttpProxy {
                 let pod = registry.get(&pods, &info.namespace, target.name).await?;
                 let number = if target.port.is_empty() { first_port(&pod) } else { Some(port(target.port)?) };
                 let host = allowed(pod.field("status").text("podIP"))?;
-                Ok(Backend { host, port: number.unwrap_or(default_port), tls })
+                Ok(Backend { host, port: number.unwrap_or(default_port), tls, name: None })
             }
             To::Service => {
                 let (host, port) = endpoint(&target, &info.namespace, registry).await?;
-                Ok(Backend { host: allowed(&host)?, port, tls })
+                Ok(Backend { host: allowed(&host)?, port, tls, name: None })
             }
         }
     }
@@ -190,6 +190,22 @@ async fn endpoint(target: &Target<'_>, namespace: &str, registry: &Registry) -> 
         0 => Err(ApiError::service_unavailable(format!("no endpoints available for service {:?}", target.name))),
         count => Ok(found.swap_remove(fastrand::usize(..count))),
     }
+}
+
+/// Where the port of a service answers: at one of its endpoints, or at the name that it stands for.
+pub(crate) async fn service_address(
+    namespace: &str,
+    name: &str,
+    port: u16,
+    registry: &Registry,
+) -> Result<(String, u16), ApiError> {
+    let services = registry.resource("", "services")?;
+    let service = registry.get(&services, namespace, name).await?;
+    let spec = service.field("spec");
+    if spec.text("type") == "ExternalName" {
+        return Ok((spec.text("externalName").to_owned(), port));
+    }
+    endpoint(&Target { scheme: "https", name, port: &port.to_string() }, namespace, registry).await
 }
 
 /// The name of the service's port that is meant: by name, by number, or the only one.

@@ -35,7 +35,7 @@ impl Kubelets {
         })?;
         let port = node.field("status").field("daemonEndpoints").field("kubeletEndpoint").int("Port");
         let port = u16::try_from(port).ok().filter(|port| *port != 0).unwrap_or(DEFAULT_PORT);
-        Ok(Backend { host: host.to_owned(), port, tls: Some(self.tls.clone()) })
+        Ok(Backend { host: host.to_owned(), port, tls: Some(self.tls.clone()), name: None })
     }
 }
 

@@ -47,6 +47,8 @@ pub struct Backend {
     pub port: u16,
     /// TLS, if the backend speaks it.
     pub tls: Option<Arc<ClientConfig>>,
+    /// The name that the backend's certificate must have; none: its host.
+    pub name: Option<String>,
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -72,7 +74,8 @@ impl Backend {
             let tcp = TcpStream::connect((self.host.as_str(), self.port)).await?;
             tcp.set_nodelay(true)?;
             let Some(tls) = &self.tls else { return Ok(Box::new(tcp) as Box<dyn Stream>) };
-            let name = ServerName::try_from(self.host.clone()).map_err(std::io::Error::other)?;
+            let name = ServerName::try_from(self.name.clone().unwrap_or_else(|| self.host.clone()))
+                .map_err(std::io::Error::other)?;
             let tls = TlsConnector::from(tls.clone()).connect(name, tcp).await?;
             Ok(Box::new(tls) as Box<dyn Stream>)
         };
@@ -89,6 +92,18 @@ impl Backend {
         headers: &HeaderMap,
         body: RequestBody,
     ) -> Result<Response<Incoming>, Error> {
+        self.send_with(method, path, headers, HeaderMap::new(), body).await
+    }
+
+    /// The same with headers of our own, which take the place of the client's.
+    pub async fn send_with(
+        &self,
+        method: Method,
+        path: PathAndQuery,
+        headers: &HeaderMap,
+        own: HeaderMap,
+        body: RequestBody,
+    ) -> Result<Response<Incoming>, Error> {
         let stream = self.connect().await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(async move {
@@ -98,6 +113,7 @@ impl Backend {
         });
         let mut request = Request::builder().method(method).uri(Uri::from(path)).body(body)?;
         *request.headers_mut() = forwarded(headers);
+        request.headers_mut().extend(own);
         request.headers_mut().insert(HOST, HeaderValue::try_from(self.address()).map_err(http::Error::from)?);
         Ok(sender.send_request(request).await?)
     }

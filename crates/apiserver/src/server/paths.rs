@@ -38,18 +38,41 @@ impl ApiServer {
                 Ok(respond::raw(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics().text()))
             }
             ["openapi", "v2"] if header(&parts.headers, ACCEPT.as_str()).contains(SWAGGER_PROTOBUF) => {
-                let document = self.openapi(|documents| gnostic::document(&documents.v2())).await?;
+                let document = self.openapi_v2().await?;
+                let document = tokio::task::spawn_blocking(move || gnostic::document(&document)).await;
+                let document = document.map_err(ApiError::internal)?.ok_or_else(ApiError::unknown_path)?;
                 Ok(respond::raw(StatusCode::OK, SWAGGER_PROTOBUF_TYPE, document))
             }
-            ["openapi", "v2"] => Ok(openapi(negotiation, self.openapi(|documents| Some(documents.v2())).await?)),
-            ["openapi", "v3"] => Ok(openapi(negotiation, self.openapi(|documents| Some(documents.v3_index())).await?)),
+            ["openapi", "v2"] => Ok(openapi(negotiation, self.openapi_v2().await?)),
+            ["openapi", "v3"] => {
+                let index = self.openapi(|documents| Some(documents.v3_index())).await?;
+                let aggregator = self.parts().aggregator.as_ref();
+                let index = match aggregator {
+                    Some(aggregator) => aggregator.merge_openapi_index(index),
+                    None => index,
+                };
+                Ok(openapi(negotiation, index))
+            }
             ["openapi", "v3", path @ ..] => {
                 let path = path.join("/");
+                if let Some(aggregator) = &self.parts().aggregator
+                    && let Some(document) = aggregator.openapi_v3(&path, self.registry()).await
+                {
+                    return Ok(openapi(negotiation, document));
+                }
                 let document = self.openapi(move |documents| documents.v3(&path)).await?;
                 Ok(openapi(negotiation, document))
             }
             _ => self.discovery(negotiation, header(&parts.headers, ACCEPT.as_str()), &segments),
         }
+    }
+
+    async fn openapi_v2(&self) -> Result<Vec<u8>, ApiError> {
+        let document = self.openapi(|documents| Some(documents.v2())).await?;
+        Ok(match &self.parts().aggregator {
+            Some(aggregator) => aggregator.merge_openapi_v2(document, self.registry()).await,
+            None => document,
+        })
     }
 
     /// An OpenAPI document, built on demand: megabytes that few clients ask for, and those keep them.
@@ -69,15 +92,29 @@ impl ApiServer {
         segments: &[&str],
     ) -> Result<Response<Body>, ApiError> {
         let scheme = self.registry().scheme();
+        let aggregator = self.parts().aggregator.as_ref();
         let aggregated = accept.contains("as=APIGroupDiscoveryList") && accept.contains("v=v2");
         let found = match segments {
             ["api" | "apis"] if aggregated => {
-                let document = discovery::aggregated(&scheme, segments[0] == "api").to_string();
-                return Ok(respond::negotiated_as(discovery::AGGREGATED, negotiation, document.into()));
+                let mut document = discovery::aggregated(&scheme, segments[0] == "api");
+                if let (Some(aggregator), "apis") = (aggregator, segments[0]) {
+                    aggregator.merge_aggregated(&mut document);
+                }
+                return Ok(respond::negotiated_as(discovery::AGGREGATED, negotiation, document.to_string().into()));
             }
             ["api"] => Some(discovery::api_versions("")),
-            ["apis"] => Some(discovery::api_group_list(&scheme)),
-            ["apis", group] => discovery::api_group(&scheme, group),
+            ["apis"] => {
+                let mut list = discovery::api_group_list(&scheme);
+                if let Some(aggregator) = aggregator {
+                    aggregator.merge_groups(&mut list);
+                }
+                Some(list)
+            }
+            ["apis", group] => {
+                let local = discovery::api_group(&scheme, group);
+                let merged = aggregator.and_then(|aggregator| aggregator.group(group, local.as_ref()));
+                merged.map(with_type).or(local)
+            }
             ["api", version] => discovery::api_resource_list(&scheme, "", version),
             ["apis", group, version] => discovery::api_resource_list(&scheme, group, version),
             _ => return Ok(not_found()),
@@ -156,6 +193,13 @@ impl ApiServer {
         }
         respond::raw(StatusCode::OK, TEXT, "ok")
     }
+}
+
+/// The document of one group says what it is.
+fn with_type(mut group: Value) -> Value {
+    group["kind"] = "APIGroup".into();
+    group["apiVersion"] = "v1".into();
+    group
 }
 
 fn openapi(negotiation: &Negotiation, document: Vec<u8>) -> Response<Body> {

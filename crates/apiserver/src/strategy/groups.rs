@@ -5,8 +5,8 @@ use super::{
     rules::{Generation, Rules, Status},
 };
 use crate::defaults::{admissionregistration, small_groups as defaults, storage};
-use crate::validation::{groups as rules, networking, rbac, storage as volumes, webhooks};
-use crate::value::{Fill, Object};
+use crate::validation::{api_services, groups as rules, networking, rbac, storage as volumes, webhooks};
+use crate::value::{Fill, Object, Read};
 use pintle_api::names;
 use serde_json::{Value, json};
 
@@ -56,6 +56,7 @@ pub(super) fn of(group: &str, kind: &str) -> Option<&'static dyn Strategy> {
             &POLICY_BINDING
         }
         ("events.k8s.io", "Event") => &EVENT,
+        ("apiregistration.k8s.io", "APIService") => &API_SERVICE,
         _ => return None,
     })
 }
@@ -266,6 +267,26 @@ static POLICY_BINDING: Rules = Rules {
     default: Some(admissionregistration::policy_binding),
     generation: Generation::Spec,
     unconditional_update: false,
+    ..Rules::PLAIN
+};
+
+/// What this server serves itself is available at once.
+fn available_if_local(service: &mut Object) {
+    if service.child("spec").is_none_or(|spec| !spec.has("service")) {
+        service.child_or_new("status").set("conditions", json!([crate::api_services::available_here()]));
+    }
+}
+
+static API_SERVICE: Rules = Rules {
+    validate: api_services::api_service,
+    validate_update: |new, _| api_services::api_service(new),
+    validate_status_update: api_services::api_service_status,
+    default: Some(defaults::api_service),
+    name: names::path_segment,
+    status: Status::Own(|_| {}),
+    create: available_if_local,
+    unconditional_update: false,
+    standard_finalizers: false,
     ..Rules::PLAIN
 };
 

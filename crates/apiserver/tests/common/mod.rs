@@ -9,6 +9,7 @@ use pintle_api::scheme::Scheme;
 use pintle_api::status::ApiError;
 use pintle_api::user::UserInfo;
 use pintle_apiserver::admission::{Admission, Attributes};
+use pintle_apiserver::aggregator::Aggregator;
 use pintle_apiserver::authn::Authenticator;
 use pintle_apiserver::authz::{self, Authorizer, Decision};
 use pintle_apiserver::body::Body;
@@ -51,7 +52,7 @@ impl Admission for Everyone {
 pub struct Server {
     pub api: ApiServer,
     pub stop: CancellationToken,
-    _directory: tempfile::TempDir,
+    _directory: Option<tempfile::TempDir>,
 }
 
 pub struct Answer {
@@ -96,15 +97,27 @@ impl Server {
         let store = EmbeddedStore::open(&directory.path().join("store"), &Options::default()).unwrap();
         let stop = CancellationToken::new();
         let registry = Registry::new(Arc::new(store), Scheme::builtin(), stop.clone());
+        let server = Self::of(registry, specials, admission, None, stop);
+        Server { _directory: Some(directory), ..server }
+    }
+
+    pub fn of(
+        registry: Registry,
+        specials: Specials,
+        admission: Arc<dyn Admission>,
+        aggregator: Option<Aggregator>,
+        stop: CancellationToken,
+    ) -> Self {
         let api = ApiServer::new(Parts {
             registry,
             authenticator: Arc::new(Everyone),
             authorizer: Arc::new(Everyone),
             admission,
             specials,
+            aggregator,
             stop: stop.clone(),
         });
-        Server { api, stop, _directory: directory }
+        Server { api, stop, _directory: None }
     }
 
     pub async fn send(
