@@ -1,4 +1,5 @@
 //! An extension API server behind an APIService: availability, requests, discovery.
+#![allow(clippy::unwrap_used, reason = "test helpers")]
 mod common;
 use common::Server;
 use http::{HeaderMap, Request, Response};

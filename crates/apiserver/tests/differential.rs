@@ -81,7 +81,8 @@ impl Both {
 
     /// Sends a request to both, for its effect.
     async fn real(&mut self, method: &str, path: &str, body: &Value) -> (Value, Value) {
-        let uri = path.replace("{ns}", &self.namespace);
+        let query = if path.contains('?') { '&' } else { '?' };
+        let uri = format!("{}{query}fieldManager=differential", path.replace("{ns}", &self.namespace));
         let theirs = self.oracle.call(method, &uri, Some(body)).1;
         let ours = self.ours.call(method, &uri, &[], body.to_string()).await.text;
         let parse = |text: &str| serde_json::from_str(text).unwrap_or_default();
@@ -91,7 +92,7 @@ impl Both {
     /// Sends requests that change nothing and compares the answers.
     async fn compare(&mut self, what: &str, method: &str, path: &str, ours: &Value, theirs: &Value) {
         let query = if path.contains('?') { '&' } else { '?' };
-        let uri = format!("{}{query}dryRun=All", path.replace("{ns}", &self.namespace));
+        let uri = format!("{}{query}dryRun=All&fieldManager=differential", path.replace("{ns}", &self.namespace));
         let (their_code, their_text) = self.oracle.call(method, &uri, Some(theirs));
         let answer = self.ours.call(method, &uri, &[], ours.to_string()).await;
         self.compared += 1;
@@ -164,7 +165,6 @@ fn normalized(text: &str) -> Value {
     let mut value: Value = serde_json::from_str(&text).unwrap();
     if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove("resourceVersion");
-        metadata.remove("managedFields");
     }
     value
 }

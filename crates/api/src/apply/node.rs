@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use serde_json::{Map, Value};
 
 use super::schema::{List, Rest, Scalar, Schema};
+use crate::decode;
 use crate::facts::{self, Field, ListType, Shape, Type};
 
 /// The type of a value.
@@ -125,6 +126,9 @@ impl<'a> Node<'a> {
         match self {
             Node::Keyed(keys, shape) => keyed(item, keys.iter().copied(), |key| {
                 let field = shape.object()?.field(key)?;
+                if field.flags.zero_default() {
+                    return Some(Cow::Owned(decode::zero_shape(&field.shape)));
+                }
                 serde_json::from_str(field.default).ok().map(Cow::Owned)
             }),
             Node::Root(schema) | Node::Custom(schema) => match &schema.list {

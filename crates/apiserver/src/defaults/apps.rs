@@ -3,6 +3,9 @@ use super::{pod_spec::template, storage::claim};
 use crate::value::{Fill, Object, Read};
 use serde_json::json;
 
+/// Where a DaemonSet counts the changes of its template, once the field `templateGeneration` of `extensions/v1beta1`.
+pub(crate) const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+
 /// Fills in a Deployment.
 pub(crate) fn deployment(object: &mut Object) {
     let spec = object.child_or_new("spec");
@@ -28,6 +31,7 @@ pub(crate) fn replica_set(object: &mut Object) {
 
 /// Fills in a DaemonSet.
 pub(crate) fn daemon_set(object: &mut Object) {
+    object.child_or_new("metadata").child_or_new("annotations").fill(TEMPLATE_GENERATION, "0");
     let spec = object.child_or_new("spec");
     template(spec);
     let strategy = spec.child_or_new("updateStrategy");

@@ -140,6 +140,14 @@ fn prepare_update(write: &Write<'_>, new: &mut Value, old: &Value) -> Result<(),
     let mut errors = metadata::validate(write.resource, strategy, new);
     errors.extend(metadata::validate_update(new, old));
     errors.extend(if status { strategy.validate_status_update(new, old) } else { strategy.validate_update(new, old) });
+    let mut seen = Vec::new();
+    errors.retain(|error| {
+        let text = error.to_string();
+        !seen.contains(&text) && {
+            seen.push(text);
+            true
+        }
+    });
     if !errors.is_empty() {
         return Err(ApiError::invalid(write.resource.group_kind(), old.name(), &errors));
     }

@@ -289,7 +289,8 @@ fn write_options(call: &Call, kind: &'static str) -> Result<Value, ApiError> {
 /// A replacement that names a UID is meant for that object only.
 fn check_uid(call: &Call, new: &Value, old: Option<&Value>) -> Result<(), ApiError> {
     let Some(old) = old.filter(|old| !new.uid().is_empty() && new.uid() != old.uid()) else { return Ok(()) };
-    let key = String::from_utf8_lossy(&object_key(&call.resource, &call.namespace, old.name())).into_owned();
+    let key = object_key(&call.resource, &call.namespace, old.name());
+    let key = String::from_utf8_lossy(key.strip_prefix(b"/registry").unwrap_or(&key)).into_owned();
     let text = format!(
         "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: \
          UID in precondition: {}, UID in object meta: {}",

@@ -4,6 +4,7 @@ use super::{
     rules::{Generation, Rules, Status},
 };
 use crate::defaults::apps as defaults;
+use crate::defaults::apps::TEMPLATE_GENERATION;
 use crate::validation::apps as validation;
 use crate::value::{Fill, Object, Read, same};
 use pintle_api::names;
@@ -63,7 +64,7 @@ static DAEMON_SET: Rules = Rules {
             status.set(count, 0);
         }
     }),
-    create: |set| set.child_or_new("metadata").child_or_new("annotations").fill(TEMPLATE_GENERATION, "1"),
+    create: first_template_generation,
     update: template_generation,
     ..Rules::WITH_STATUS
 };
@@ -74,8 +75,11 @@ static CONTROLLER_REVISION: Rules = Rules {
     ..Rules::PLAIN
 };
 
-/// Where a DaemonSet counts the changes of its template, once the field `templateGeneration` of `extensions/v1beta1`.
-const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+fn first_template_generation(set: &mut Object) {
+    let annotations = set.child_or_new("metadata").child_or_new("annotations");
+    let given = annotations.text(TEMPLATE_GENERATION).parse().unwrap_or(0i64);
+    annotations.set(TEMPLATE_GENERATION, given.max(1).to_string());
+}
 
 fn template_generation(new: &mut Object, old: &Value) {
     let changed = !same(new.field("spec").field("template"), old.field("spec").field("template"));

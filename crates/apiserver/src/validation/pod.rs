@@ -248,7 +248,7 @@ fn dns_config(config: &Field<'_>, policy: &str, errors: &mut Errors) {
 fn search_path(name: &str) -> Option<String> {
     const MESSAGE: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', \
         and must start and end with an alphanumeric character";
-    const REGEX: &str = "_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*";
+    const REGEX: &str = "_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*";
     let plain = name.strip_prefix('_').unwrap_or(name).replace('_', "-");
     (!names::dns1123_subdomain(&plain).is_empty()).then(|| names::regex_error(MESSAGE, REGEX, &["example.com"]))
 }
