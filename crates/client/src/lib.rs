@@ -4,10 +4,12 @@ pub mod clients;
 pub mod index;
 pub mod informer;
 pub mod recorder;
+pub mod remote;
 pub mod work_queue;
 
 pub use clients::Clients;
 pub use index::Index;
 pub use informer::{Informer, Informers};
 pub use recorder::Recorder;
+pub use remote::Remote;
 pub use work_queue::WorkQueue;

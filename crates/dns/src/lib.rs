@@ -1,17 +1,17 @@
 //! Cluster DNS, served from memory: [`run`] answers the cluster's names as "Kubernetes DNS-Based Service Discovery"
-//! 1.1 describes them, forwards other names to the host's resolvers, and publishes itself as `kube-system/kube-dns`.
+//! 1.1 describes them and forwards other names to the host's resolvers, on each node; [`publish`] makes all of them the
+//! Service `kube-system/kube-dns`.
 //!
-//! `index` follows the API, `zone` answers from it (pure), `forward` asks others, `server` speaks UDP and TCP, `publish`
-//! keeps the Service.
+//! `index` follows the API, `zone` answers from it (pure), `forward` asks others, `server` speaks UDP and TCP.
 mod forward;
 mod index;
-mod publish;
+pub mod publish;
 mod resolv_conf;
 mod server;
 mod zone;
 
 use hickory_proto::rr::Name;
-use pintle_client::{Clients, Informers};
+use pintle_client::Informers;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,8 +27,6 @@ pub struct Config {
     pub cluster_domain: String,
     /// The addresses of the Service `kube-system/kube-dns`.
     pub cluster_ips: Vec<IpAddr>,
-    /// This node's name.
-    pub node_name: String,
     /// The host's resolver configuration, usually `/etc/resolv.conf`.
     pub resolv_conf: PathBuf,
 }
@@ -55,7 +53,7 @@ pub enum Error {
 }
 
 /// Serves until `stop`.
-pub async fn run(config: Config, clients: Clients, informers: Informers, stop: CancellationToken) -> Result<(), Error> {
+pub async fn run(config: Config, informers: Informers, stop: CancellationToken) -> Result<(), Error> {
     let domain = Name::from_ascii(config.cluster_domain.trim_end_matches('.')).map(|name| {
         // Answers carry absolute names.
         let mut name = name.to_lowercase();
@@ -76,7 +74,7 @@ pub async fn run(config: Config, clients: Clients, informers: Informers, stop: C
         for listener in listeners {
             listener.spawn(server.clone(), stop.clone());
         }
-        publish::keep(&config, &clients, &informers, stop.clone()).await;
+        stop.cancelled().await;
     };
     tokio::select! {
         () = serve => {}

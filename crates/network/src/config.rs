@@ -16,6 +16,8 @@ pub struct Config {
     pub cluster_cidrs: Vec<IpNet>,
     /// The CIDRs of Services.
     pub service_cidrs: Vec<IpNet>,
+    /// Other networks that reach the outside through this node, as the nodes of the same machine do.
+    pub neighbours: Vec<IpNet>,
     /// The node's own addresses.
     pub node_ips: Vec<IpAddr>,
     /// MTU of the pods' interfaces, in bytes.
@@ -81,6 +83,7 @@ mod tests {
             pod_cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
             cluster_cidrs: vec![],
             service_cidrs: vec![],
+            neighbours: vec![],
             node_ips: vec![],
             mtu: 1500,
             data_dir: "/nonexistent".into(),

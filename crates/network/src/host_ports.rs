@@ -94,7 +94,20 @@ fn table(script: &mut String, config: &Config, pod_cidr: IpNet) {
         inside.push(pod_cidr.trunc().to_string());
     }
     let pods = pod_cidr.trunc();
+    let neighbours: Vec<String> = (config.neighbours.iter())
+        .filter(|network| Family::of(network.addr()) == family)
+        .map(|network| network.trunc().to_string())
+        .collect();
+    inside.extend(neighbours.iter().cloned());
     let inside = inside.join(", ");
+    let neighbours = if neighbours.is_empty() {
+        String::new()
+    } else {
+        let sources = neighbours.join(", ");
+        format!(
+            "    {ip} saddr {{ {sources} }} {ip} daddr != {{ {inside} }} oifname != {links} masquerade fully-random\n"
+        )
+    };
     // Node-local services on the loopback addresses stay out of the pods' reach although route_localnet is on; the
     // guard sees packets before connection tracking gives replies their original (loopback) destination back.
     let (guard, localhost) = match family {
@@ -132,7 +145,7 @@ table {ip} {table} {{
     type nat hook postrouting priority srcnat; policy accept;
 {localhost}    ct status dnat {ip} saddr . {ip} daddr @hairpins masquerade fully-random
     {ip} saddr {pods} {ip} daddr != {{ {inside} }} oifname != {links} masquerade fully-random
-  }}
+{neighbours}  }}
 }}
 "#
     );
@@ -150,6 +163,7 @@ mod tests {
             pod_cidrs: vec!["10.1.0.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()],
             cluster_cidrs: vec!["10.1.0.0/16".parse().unwrap()],
             service_cidrs: vec![],
+            neighbours: vec![],
             node_ips: vec![],
             mtu: 1500,
             data_dir: "/nonexistent".into(),

@@ -5,6 +5,7 @@
 //! packet passes the host's IP stack (and therefore the Service rules) whoever talks to whom.
 
 mod bandwidth;
+pub mod bridge;
 pub mod config;
 pub mod firewall;
 mod host_ports;
@@ -13,6 +14,7 @@ mod names;
 mod netlink;
 mod netns;
 pub mod nft;
+pub mod peers;
 pub mod pod_network;
 mod policy;
 pub mod proxy;

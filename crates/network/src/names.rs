@@ -15,6 +15,27 @@ pub fn gateway_link(cluster_id: &str) -> String {
     format!("pt{cluster_id}gw")
 }
 
+/// The VXLAN link to the other nodes.
+pub fn overlay_link(cluster_id: &str) -> String {
+    format!("pt{cluster_id}vx")
+}
+
+/// The bridge of the nodes on one machine.
+pub fn bridge(cluster_id: &str) -> String {
+    format!("pt{cluster_id}br")
+}
+
+/// The host's end of a node's link to the bridge.
+pub fn node_link(cluster_id: &str, number: u8) -> String {
+    format!("pt{cluster_id}n{number}")
+}
+
+/// Whether `link` is named as [`pod_link`] names them.
+pub fn is_pod_link(cluster_id: &str, link: &str) -> bool {
+    let offset = link.strip_prefix(&link_prefix(cluster_id)).unwrap_or_default();
+    offset.len() == 5 && offset.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+}
+
 /// The nft table for pods: masquerade, host ports, guards.
 pub fn pods_table(cluster_id: &str) -> String {
     format!("pintle-{cluster_id}")

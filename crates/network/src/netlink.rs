@@ -1,5 +1,7 @@
 //! Blocking rtnetlink requests over one socket: a handful of microseconds each, and usable for a namespace that no
 //! thread stays in.
+pub mod overlay;
+
 use crate::bandwidth::TokenBucket;
 use ipnet::IpNet;
 use rtnetlink::packet_core::{
@@ -145,6 +147,28 @@ impl Netlink {
         message.attributes.push(AddressAttribute::Address(address));
         message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Noprefixroute));
         self.request(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE).map(drop)
+    }
+
+    /// Gives a link `address`, an address with the prefix of its network; fine if it is there.
+    pub fn add_network_address(&mut self, index: u32, address: IpNet) -> io::Result<()> {
+        let mut message = AddressMessage::default();
+        message.header.family = family(address.addr());
+        message.header.prefix_len = address.prefix_len();
+        message.header.scope = AddressScope::Universe;
+        message.header.flags = AddressHeaderFlags::Nodad;
+        message.header.index = index;
+        message.attributes.push(AddressAttribute::Local(address.addr()));
+        message.attributes.push(AddressAttribute::Address(address.addr()));
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        self.request(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE).map(drop)
+    }
+
+    /// Makes a link a port of the bridge `controller`.
+    pub fn set_controller(&mut self, index: u32, controller: u32) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes.push(LinkAttribute::Controller(controller));
+        self.request(RouteNetlinkMessage::SetLink(message), 0).map(drop)
     }
 
     /// Adds or replaces a route in the main table.

@@ -191,10 +191,9 @@ impl Inner {
         let present: HashSet<&str> = links.iter().map(|(name, _)| name.as_str()).collect();
         self.ipam.retain(|offset| present.contains(names::pod_link(id, offset).as_str()))?;
         let leases = self.ipam.leases();
-        let mut wanted: HashSet<String> = leases.iter().map(|(_, lease)| names::pod_link(id, lease.offset)).collect();
-        wanted.insert(names::gateway_link(id));
+        let wanted: HashSet<String> = leases.iter().map(|(_, lease)| names::pod_link(id, lease.offset)).collect();
         for (name, index) in &links {
-            if name.starts_with(&names::link_prefix(id)) && !wanted.contains(name) {
+            if names::is_pod_link(id, name) && !wanted.contains(name) {
                 host.delete_link(*index).map_err(step(format!("delete link {name}")))?;
             }
         }
@@ -303,6 +302,6 @@ fn delete_link(host: &mut Netlink, name: &str) -> Result<(), Error> {
     }
 }
 
-fn step(step: impl fmt::Display) -> impl FnOnce(io::Error) -> Error {
+pub(crate) fn step(step: impl fmt::Display) -> impl FnOnce(io::Error) -> Error {
     move |error| Error::Kernel { step: step.to_string(), error }
 }

@@ -28,6 +28,14 @@ pub enum Command {
     Reset(ResetArgs),
     /// Start a control plane without a node
     Server(ServerArgs),
+    /// Start a node of a cluster whose control plane runs elsewhere
+    Agent(AgentArgs),
+    /// Make, list and revoke the tokens that let machines join as nodes
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Add, drain and remove nodes on this machine
+    #[command(subcommand)]
+    Node(NodeCommand),
     /// Print the administrator's kubeconfig, or merge it into ~/.kube/config
     Kubeconfig(KubeconfigArgs),
     /// Load, list, remove and make container images
@@ -78,6 +86,138 @@ pub struct ServerArgs {
     pub options: Options,
 }
 
+/// `pintle agent`.
+#[derive(Args, Clone, Debug)]
+pub struct AgentArgs {
+    /// The node's files.
+    #[command(flatten)]
+    pub data_dir: DataDir,
+    /// Return once the node is Ready; it goes on in the background
+    #[arg(long)]
+    pub detach: bool,
+    /// The address of the cluster's API server, https://ADDRESS:PORT [default: that of the last start]
+    #[arg(long, value_name = "URL", env = "PINTLE_SERVER", value_hint = ValueHint::Url)]
+    pub server: Option<String>,
+    /// What `pintle token create` printed; needed for the first start only
+    #[arg(long, value_name = "TOKEN", env = "PINTLE_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// Read the token from this file
+    #[arg(long, value_name = "FILE", conflicts_with = "token", value_hint = ValueHint::FilePath)]
+    pub token_file: Option<PathBuf>,
+    /// Take the images of the node that keeps them in this directory
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub share_images: Option<PathBuf>,
+    /// The node's settings.
+    #[command(flatten)]
+    pub node: NodeOptions,
+}
+
+/// Settings of a node alone, as flags of `pintle agent`.
+#[derive(Args, Clone, Debug)]
+pub struct NodeOptions {
+    /// The node's name [default: the host's name]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// The node's address [default: that of the interface with the default route]
+    #[arg(long, value_name = "ADDRESS")]
+    pub node_ip: Option<IpAddr>,
+    /// Labels of the node, key=value, separated by commas
+    #[arg(long, value_name = "LABELS", value_delimiter = ',')]
+    pub node_labels: Vec<String>,
+    /// Serve the node agent on this port [default: 10250]
+    #[arg(long, value_name = "PORT")]
+    pub kubelet_port: Option<u16>,
+    /// How many pods the node takes [default: 110]
+    #[arg(long, value_name = "N")]
+    pub max_pods: Option<u32>,
+    /// What to log: error, warn, info, debug, trace, or per module as in `info,pintle_kubelet=debug` [default: info]
+    #[arg(long, value_name = "FILTER", env = "PINTLE_LOG")]
+    pub log_level: Option<String>,
+    /// How to log: text or json [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+}
+
+impl From<NodeOptions> for Options {
+    fn from(node: NodeOptions) -> Self {
+        Options {
+            node_name: node.node_name,
+            node_ip: node.node_ip,
+            node_labels: node.node_labels,
+            kubelet_port: node.kubelet_port,
+            max_pods: node.max_pods,
+            log_level: node.log_level,
+            log_format: node.log_format,
+            ..Options::default()
+        }
+    }
+}
+
+/// `pintle token …`.
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make a token and print it: give it to `pintle agent --token` on the machine that is to join
+    Create {
+        /// The cluster.
+        #[command(flatten)]
+        data_dir: DataDir,
+        /// How long it is valid: a number with a unit (30m, 24h), or `never`
+        #[arg(long, value_name = "TIME", default_value = "24h")]
+        ttl: String,
+        /// It makes one node only
+        #[arg(long)]
+        one_time: bool,
+        /// For people
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        description: String,
+    },
+    /// List the tokens, without their secrets
+    Ls {
+        /// The cluster.
+        #[command(flatten)]
+        data_dir: DataDir,
+    },
+    /// Revoke tokens; nodes that have joined stay
+    Rm {
+        /// The cluster.
+        #[command(flatten)]
+        data_dir: DataDir,
+        /// Tokens or their ids.
+        #[arg(required = true)]
+        tokens: Vec<String>,
+    },
+}
+
+/// `pintle node …`.
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// Add a node on this machine, in namespaces of its own
+    Add {
+        /// The cluster.
+        #[command(flatten)]
+        data_dir: DataDir,
+        /// The nodes' names [default: the first node's with a number]
+        names: Vec<String>,
+    },
+    /// Keep new pods off a node and evict those that run there
+    Drain {
+        /// The cluster.
+        #[command(flatten)]
+        data_dir: DataDir,
+        /// The node.
+        name: String,
+    },
+    /// Remove nodes of this machine from the cluster, with all that runs on them
+    Rm {
+        /// The cluster.
+        #[command(flatten)]
+        data_dir: DataDir,
+        /// The nodes.
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+}
+
 /// Settings that flags and the config file share; a flag wins over the file.
 #[derive(Args, Clone, Debug, Default, serde::Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
@@ -119,6 +259,12 @@ pub struct Options {
     /// Addresses of Services [default: 10.43.0.0/16, or the next free range]
     #[arg(long, value_name = "CIDR")]
     pub service_cidr: Option<ipnet::Ipv4Net>,
+    /// Run this many nodes on this machine; all but the first in namespaces of their own [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub nodes: Option<u8>,
+    /// How packets get from node to node: vxlan, or host-gw if the nodes share a subnet [default: vxlan; host-gw with --nodes]
+    #[arg(long, value_name = "MODE")]
+    pub network_mode: Option<NetworkMode>,
     /// The domain of the cluster's DNS names [default: cluster.local]
     #[arg(long, value_name = "DOMAIN")]
     pub cluster_domain: Option<String>,
@@ -131,6 +277,26 @@ pub struct Options {
     /// How to log: text or json [default: text]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
+}
+
+/// How packets get from node to node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NetworkMode {
+    /// In UDP between the nodes' addresses.
+    #[default]
+    Vxlan,
+    /// Routed as they are.
+    HostGw,
+}
+
+impl std::fmt::Display for NetworkMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            NetworkMode::Vxlan => "vxlan",
+            NetworkMode::HostGw => "host-gw",
+        })
+    }
 }
 
 /// How log lines look.

@@ -1,6 +1,7 @@
 //! Wires the control plane: certificates, store, API server, controllers, scheduler, provisioner.
 use crate::api;
 use crate::instance::Instance;
+use crate::node::NodeAccess;
 use crate::progress::Progress;
 use crate::start::{Components, Settings};
 use anyhow::{Context, Result};
@@ -80,12 +81,40 @@ impl ControlPlane {
             controllers.await;
             ("controllers", Ok(()))
         });
+        let config = pintle_dns::publish::Config {
+            cluster_ips: vec![settings.instance.dns_ip().into()],
+            port: crate::node::DNS_PORT,
+        };
+        let publish = pintle_dns::publish::keep(config, self.clients.clone(), self.informers.clone(), stop.clone());
+        components.spawn(async move {
+            publish.await;
+            ("cluster DNS's Service", Ok(()))
+        });
         let config = pintle_scheduler::Config::default();
         let scheduler = pintle_scheduler::run(config, self.clients.clone(), self.informers.clone(), stop.clone());
         components.spawn(async move {
             scheduler.await;
             ("scheduler", Ok(()))
         });
+    }
+
+    /// The administrator's client.
+    pub fn admin(&self) -> kube::Client {
+        self.clients.user(UserInfo::new("kubernetes-admin", &["system:masters"]))
+    }
+
+    /// What the parts of a node in this process act with.
+    pub fn node_access(&self, settings: &Settings, stop: &CancellationToken) -> Result<NodeAccess> {
+        let name = &settings.instance.node_name;
+        let proxy = self.clients.user(UserInfo::new("system:kube-proxy", &[]));
+        let serving = self.pki.kubelet_serving(name, &[settings.node_ip])?;
+        Ok(NodeAccess {
+            clients: self.clients.clone(),
+            informers: self.informers.clone(),
+            proxy: Informers::new(proxy, stop.clone()),
+            node: self.clients.user(UserInfo::new(format!("system:node:{name}"), &["system:nodes"])),
+            tls: Arc::new(self.pki.kubelet_tls(serving)?),
+        })
     }
 
     /// The administrator's kubeconfig.
@@ -115,6 +144,8 @@ fn pki_params(settings: &Settings) -> pintle_pki::Params {
         cluster_domain: instance.cluster_domain.clone(),
         node_ips: vec![settings.node_ip],
         service_ip: Some(instance.kubernetes_ip().into()),
-        extra_names: settings.options.tls_san.clone(),
+        extra_names: (settings.options.tls_san.iter().cloned())
+            .chain(instance.machine.as_ref().map(|machine| machine.host().to_string()))
+            .collect(),
     }
 }

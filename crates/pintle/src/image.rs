@@ -2,6 +2,7 @@
 //! lock keeps the two apart.
 use crate::cli::{DataDir, ImageCommand, PackArgs};
 use crate::instance::Paths;
+use crate::machine::{self, NodeStore};
 use crate::node::{runtime_root, runtime_state};
 use anyhow::{Context, Result, bail};
 use pintle_runtime::image::control::{self, Error, Request};
@@ -26,7 +27,7 @@ pub fn run(command: ImageCommand) -> Result<()> {
                     }
                 }
             }
-            Ok(())
+            images.share()
         }
         ImageCommand::Ls { data_dir } => {
             let mut images = Images::of(&data_dir)?.ask(&Request::List)?;
@@ -55,6 +56,7 @@ pub fn run(command: ImageCommand) -> Result<()> {
 struct Images {
     root: PathBuf,
     state: PathBuf,
+    others: Vec<NodeStore>,
 }
 
 impl Images {
@@ -63,7 +65,22 @@ impl Images {
         let instance = paths.load()?;
         let instance = instance
             .with_context(|| format!("there is no cluster in {}; `pintle up` makes one", paths.data.display()))?;
-        Ok(Images { root: runtime_root(&paths), state: runtime_state(&instance) })
+        let others = machine::image_stores(&paths, &instance);
+        Ok(Images { root: runtime_root(&paths), state: runtime_state(&instance), others })
+    }
+
+    /// Has the other nodes of this machine take what the first one has.
+    fn share(&self) -> Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        for node in self.others.iter().filter(|node| control::socket(&node.state).exists()) {
+            let request = Request::Share { root: self.root.clone() };
+            match runtime.block_on(control::ask(&node.state, &request)) {
+                // It takes them when it starts.
+                Err(Error::Io { source, .. }) if source.kind() == ErrorKind::ConnectionRefused => {}
+                result => _ = result.with_context(|| format!("node {}", node.name))?,
+            }
+        }
+        Ok(())
     }
 
     /// Has the running node do it; does it itself when none runs.

@@ -1,5 +1,6 @@
 //! One cluster on this machine: where its files are, and what was chosen for it when it first started.
-use crate::cli::Options;
+use crate::cli::{NetworkMode, Options};
+use crate::machine::Machine;
 use anyhow::{Context, Result, bail};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,15 @@ pub struct Instance {
     pub cluster_domain: String,
     /// The node's name.
     pub node_name: String,
+    /// How packets get from node to node.
+    #[serde(default)]
+    pub network_mode: NetworkMode,
+    /// The nodes on this machine beside the first.
+    #[serde(default)]
+    pub machine: Option<Machine>,
+    /// On a node whose control plane is elsewhere: where.
+    #[serde(default)]
+    pub server: Option<String>,
     /// Kubeconfig files that were written for the user, removed by `reset`.
     #[serde(default)]
     pub kubeconfigs: Vec<PathBuf>,
@@ -75,6 +85,11 @@ impl Paths {
     /// Certificates and keys.
     pub fn pki(&self) -> PathBuf {
         self.data.join("pki")
+    }
+
+    /// The certificate of the cluster's authority (on a server with its key).
+    pub fn authority(&self) -> PathBuf {
+        self.pki().join("ca.pem")
     }
 
     /// What was chosen at the first start; `None` if the cluster never started.
@@ -161,6 +176,7 @@ impl Instance {
         let used_ports: Vec<u16> = others.iter().flat_map(|other| [other.https_port, other.kubelet_port]).collect();
         let mut used = local_networks()?;
         used.extend(others.iter().flat_map(|other| [other.cluster_cidr, other.service_cidr]));
+        used.extend(others.iter().filter_map(|other| Some(other.machine.as_ref()?.network)));
         let cluster_cidr = match options.cluster_cidr {
             Some(cidr) => cidr,
             None => free_network(&used, 42)?,
@@ -169,6 +185,11 @@ impl Instance {
         let service_cidr = match options.service_cidr {
             Some(cidr) => cidr,
             None => free_network(&used, 43)?,
+        };
+        used.push(service_cidr);
+        let network_mode = match options.nodes {
+            Some(2..) => NetworkMode::HostGw,
+            _ => NetworkMode::Vxlan,
         };
         let https_port = options.https_port.map_or_else(|| free_port(6443, &used_ports), Ok)?;
         let taken = [used_ports, vec![https_port]].concat();
@@ -180,6 +201,9 @@ impl Instance {
             service_cidr,
             cluster_domain: options.cluster_domain.clone().unwrap_or_else(|| "cluster.local".into()),
             node_name,
+            network_mode: options.network_mode.unwrap_or(network_mode),
+            machine: Some(Machine { network: free_machine_network(&used)?, nodes: Vec::new() }),
+            server: None,
             kubeconfigs: Vec::new(),
         })
     }
@@ -198,10 +222,16 @@ impl Instance {
         }
         fixed("cluster-cidr", options.cluster_cidr.as_ref(), &self.cluster_cidr)?;
         fixed("service-cidr", options.service_cidr.as_ref(), &self.service_cidr)?;
+        fixed("network-mode", options.network_mode.as_ref(), &self.network_mode)?;
         fixed("cluster-domain", options.cluster_domain.as_ref(), &self.cluster_domain)?;
         fixed("node-name", options.node_name.as_ref(), &self.node_name)?;
         self.https_port = options.https_port.unwrap_or(self.https_port);
         self.kubelet_port = options.kubelet_port.unwrap_or(self.kubelet_port);
+        if self.machine.is_none() {
+            let mut used = local_networks()?;
+            used.extend([self.cluster_cidr, self.service_cidr]);
+            self.machine = Some(Machine { network: free_machine_network(&used)?, nodes: Vec::new() });
+        }
         Ok(())
     }
 
@@ -295,6 +325,12 @@ fn free_network(used: &[Ipv4Net], from: u8) -> Result<Ipv4Net> {
         .context("every network from 10.42.0.0/16 on is in use; choose with --cluster-cidr and --service-cidr")
 }
 
+/// A /24 for the bridge of the machine's nodes, which overlaps nothing in `used`.
+fn free_machine_network(used: &[Ipv4Net]) -> Result<Ipv4Net> {
+    let network = free_network(used, 41)?;
+    Ok(Ipv4Net::new(network.network(), 24)?)
+}
+
 fn free_port(from: u16, taken: &[u16]) -> Result<u16> {
     (from..from.saturating_add(200))
         .filter(|port| !taken.contains(port))
@@ -320,11 +356,18 @@ pub fn detect_node_ip() -> Result<IpAddr> {
         if default.as_deref() == Some(interface.interface_name.as_str()) {
             return Ok(address.into());
         }
-        if !address.is_loopback() && !address.is_link_local() {
+        if !address.is_loopback() && !address.is_link_local() && !is_own_link(&interface.interface_name) {
             fallback = fallback.or(Some(address.into()));
         }
     }
     fallback.context("this machine has no address but loopback; name one with --node-ip")
+}
+
+/// Whether `name` is a link that a cluster of this machine made: `pt`, eight hex digits, and what it is.
+fn is_own_link(name: &str) -> bool {
+    name.strip_prefix("pt")
+        .and_then(|rest| rest.get(..8))
+        .is_some_and(|id| id.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 /// Writes `path` in one step, readable by its owner only.

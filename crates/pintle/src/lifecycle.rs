@@ -1,7 +1,7 @@
 //! `pintle down`, `status`, `reset` and `kubeconfig`: what is done to a cluster from outside its process.
 use crate::cli::{DownArgs, KubeconfigArgs, ResetArgs, StatusArgs};
 use crate::instance::{Instance, Paths, write_private};
-use crate::kubeconfig;
+use crate::{kubeconfig, machine};
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Api;
@@ -20,6 +20,7 @@ pub fn down(args: &DownArgs) -> Result<()> {
         return Ok(());
     };
     let ran = stop(&paths)?;
+    machine::stop_agents(&paths, &instance)?;
     if args.pods {
         crate::node::stop_pods(&paths, &instance)?;
         println!("the cluster and its pods are stopped; `pintle up` starts them again");
@@ -58,6 +59,9 @@ pub fn reset(args: &ResetArgs) -> Result<()> {
     }
     stop(&paths)?;
     if let Some(instance) = &instance {
+        for node in instance.machine.iter().flat_map(|machine| &machine.nodes) {
+            machine::remove(&paths, instance, &node.name)?;
+        }
         crate::node::purge(&paths, instance)?;
         forget_kubeconfigs(instance)?;
         remove_dir(&instance.run_dir())?;

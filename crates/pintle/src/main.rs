@@ -1,7 +1,9 @@
 //! The `pintle` command: one program that is the whole cluster, its pods' shims, and the operator's tool.
 //!
 //! [`cli`] is what can be said; [`start`] runs a cluster, wired from the components' crates in [`control_plane`] and [`node`];
-//! [`lifecycle`] acts on one from outside; [`image`] handles images.
+//! [`agent`] runs a node of a cluster elsewhere, [`machine`] further nodes on this machine; [`lifecycle`] acts on a cluster
+//! from outside; [`image`] handles images, [`token`] what lets nodes join.
+mod agent;
 mod api;
 mod cli;
 mod control_plane;
@@ -9,11 +11,15 @@ mod image;
 mod instance;
 mod kubeconfig;
 mod lifecycle;
+mod machine;
+mod machine_cli;
 mod node;
 mod options;
 mod preflight;
 mod progress;
+mod settings_map;
 mod start;
+mod token;
 
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
@@ -25,10 +31,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     // A heap of 2 MiB pages holds megabytes that nobody asked for. Where this is refused the heap is only larger.
     nix::sys::prctl::set_thp_disable(true).ok();
-    // A pod's shim: before anything that costs memory.
+    // A pod's shim, a node's first process: before anything that costs memory.
     let mut args = std::env::args_os();
-    if args.nth(1).is_some_and(|verb| verb == "shim") {
-        return pintle_runtime::shim::main(args);
+    match args.nth(1) {
+        Some(verb) if verb == "shim" => return pintle_runtime::shim::main(args),
+        Some(verb) if verb == machine::hold::VERB => return machine::hold::main(args),
+        _ => {}
     }
     // Tools find every process of Pintle by this name, whatever the file is called.
     if let Err(error) = nix::sys::prctl::set_name(c"pintle") {
@@ -49,6 +57,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Up(args) => start::up(args),
         Command::Server(args) => start::server(args),
+        Command::Agent(args) => agent::run(args),
+        Command::Token(command) => token::run(command).map(|()| ExitCode::SUCCESS),
+        Command::Node(command) => machine_cli::run(command).map(|()| ExitCode::SUCCESS),
         Command::Down(args) => lifecycle::down(&args).map(|()| ExitCode::SUCCESS),
         Command::Status(args) => lifecycle::status(&args),
         Command::Reset(args) => lifecycle::reset(&args).map(|()| ExitCode::SUCCESS),

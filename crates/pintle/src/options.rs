@@ -42,6 +42,8 @@ fn merge(flags: Options, file: Options) -> Options {
         tls_san: list(flags.tls_san, file.tls_san),
         cluster_cidr: flags.cluster_cidr.or(file.cluster_cidr),
         service_cidr: flags.service_cidr.or(file.service_cidr),
+        nodes: flags.nodes.or(file.nodes),
+        network_mode: flags.network_mode.or(file.network_mode),
         cluster_domain: flags.cluster_domain.or(file.cluster_domain),
         max_pods: flags.max_pods.or(file.max_pods),
         log_level: flags.log_level.or(file.log_level),

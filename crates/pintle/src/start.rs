@@ -4,7 +4,7 @@ use crate::control_plane::ControlPlane;
 use crate::instance::{Instance, Paths, detect_node_ip, write_private};
 use crate::node::Node;
 use crate::progress::{Progress, Reported, detach};
-use crate::{lifecycle, options, preflight};
+use crate::{lifecycle, machine, options, preflight, settings_map};
 use anyhow::{Context, Result, bail};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
@@ -66,18 +66,22 @@ fn begin(data: &Path, in_background: bool, flags: Options, with_node: bool) -> R
     let progress = Progress::new();
     let result = settle(&paths, flags, with_node).and_then(|settings| {
         let _lock = paths.take()?;
-        tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8))
-            .build()
-            .context("cannot start the runtime")?
-            .block_on(serve(settings, with_node, &progress))
+        runtime()?.block_on(serve(settings, with_node, &progress))
     });
     result.or_else(|error| {
         tracing::error!(error = format!("{error:#}"), "the cluster ended");
         progress.failed(&format!("{error:#}"));
         bail!(Reported)
     })
+}
+
+/// The runtime of a cluster's or a node's process.
+pub fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8))
+        .build()
+        .context("cannot start the runtime")
 }
 
 /// Decides everything that a start needs to know, and refuses with every problem at once.
@@ -88,13 +92,24 @@ fn settle(paths: &Paths, flags: Options, with_node: bool) -> Result<Settings> {
         let data = paths.data.display();
         bail!("the cluster in {data} runs already (process {pid}); `pintle down --data-dir {data}` stops it");
     }
-    let instance = match paths.load()? {
+    let mut instance = match paths.load()? {
+        Some(instance) if instance.server.is_some() => {
+            let data = paths.data.display();
+            bail!(
+                "{data} is that of a node whose control plane is elsewhere: `pintle agent --data-dir {data}` starts it"
+            )
+        }
         Some(mut instance) => {
             instance.reconcile(&options)?;
             instance
         }
         None => Instance::choose(&options, node_name(&options)?)?,
     };
+    if let (Some(wanted), Some(machine)) = (options.nodes.filter(|_| with_node), &mut instance.machine) {
+        while machine.nodes.len() + 1 < usize::from(wanted) {
+            machine.add(None, &instance.node_name)?;
+        }
+    }
     let bind = options.bind_address.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
     let mut ports = vec![(instance.https_port, "--https-port")];
     if with_node {
@@ -112,7 +127,7 @@ fn settle(paths: &Paths, flags: Options, with_node: bool) -> Result<Settings> {
     Ok(Settings { paths: paths.clone(), instance, options, node_ip: node_ip? })
 }
 
-fn node_name(options: &Options) -> Result<String> {
+pub fn node_name(options: &Options) -> Result<String> {
     let name = match &options.node_name {
         Some(name) => name.clone(),
         None => nix::unistd::gethostname().context("cannot read the host's name")?.to_string_lossy().to_lowercase(),
@@ -126,7 +141,7 @@ fn node_name(options: &Options) -> Result<String> {
     Ok(name)
 }
 
-fn start_logging(options: &Options) -> Result<()> {
+pub fn start_logging(options: &Options) -> Result<()> {
     let filter = options.log_level.as_deref().unwrap_or("info");
     let filter = tracing_subscriber::EnvFilter::try_new(filter).with_context(|| format!("--log-level {filter}"))?;
     // A line that cannot be written (the log's disk is full) is dropped: reporting it on standard error would panic.
@@ -148,13 +163,26 @@ async fn serve(mut settings: Settings, with_node: bool, progress: &Progress) -> 
     let start = async {
         let control_plane = ControlPlane::start(&settings, &stop, &mut components, progress).await?;
         let node = match with_node {
-            true => Some(Node::start(&settings, &control_plane, &stop, &mut components, progress).await?),
+            true => {
+                let access = control_plane.node_access(&settings, &stop)?;
+                Some(Node::start(&settings, access, &stop, &mut components, progress).await?)
+            }
             false => None,
         };
         let kubeconfig = write_kubeconfigs(&mut settings, &control_plane)?;
+        let server = format!("https://{}", std::net::SocketAddr::new(settings.node_ip, settings.instance.https_port));
+        let authority = control_plane.pki.authority().certificate_pem().to_owned();
+        settings_map::publish(control_plane.admin(), &settings.instance, &authority, &server)
+            .await
+            .context("cannot publish what nodes need to know")?;
         if let Some(node) = &node {
             node.ready().await?;
             progress.step(&format!("node {} is Ready", settings.instance.node_name));
+            let nodes = settings.instance.machine.as_ref().map_or(&[][..], |machine| &machine.nodes);
+            machine::start(&settings.paths, &settings.instance, &control_plane.admin(), nodes).await?;
+            for node in nodes {
+                progress.step(&format!("node {} is Ready", node.name));
+            }
         }
         anyhow::Ok((control_plane, node, kubeconfig))
     };
@@ -166,6 +194,14 @@ async fn serve(mut settings: Settings, with_node: bool, progress: &Progress) -> 
     };
     let (control_plane, node, kubeconfig) = started?;
     progress.ready(&format!("export KUBECONFIG={}", kubeconfig.display()));
+    let ended = until_stopped(&mut signals, &mut components, &stop).await;
+    drop(node);
+    control_plane.close().await;
+    ended.map(|()| ExitCode::SUCCESS)
+}
+
+/// Waits for a signal, or for a component that must not have ended; then for all of them to end.
+pub async fn until_stopped(signals: &mut Signals, components: &mut Components, stop: &CancellationToken) -> Result<()> {
     let ended = tokio::select! {
         () = signals.any() => Ok(()),
         Some(ended) = components.join_next() => Err(too_early(ended)),
@@ -176,9 +212,7 @@ async fn serve(mut settings: Settings, with_node: bool, progress: &Progress) -> 
             tracing::warn!(component = name, error = format!("{error:#}"), "did not end well");
         }
     }
-    drop(node);
-    control_plane.close().await;
-    ended.map(|()| ExitCode::SUCCESS)
+    ended
 }
 
 fn too_early(ended: std::result::Result<(&'static str, Result<()>), tokio::task::JoinError>) -> anyhow::Error {
@@ -211,17 +245,19 @@ fn write_kubeconfigs(settings: &mut Settings, control_plane: &ControlPlane) -> R
 }
 
 /// The signals that ask the cluster to end.
-struct Signals {
+pub struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
 }
 
 impl Signals {
-    fn new() -> Result<Self> {
+    /// Takes the signals from now on.
+    pub fn new() -> Result<Self> {
         Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    async fn any(&mut self) {
+    /// Waits for one.
+    pub async fn any(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

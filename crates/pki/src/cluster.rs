@@ -187,9 +187,9 @@ impl ClusterPki {
         ClientVerifier::new(&self.0.authority)
     }
 
-    /// TLS for a kubelet's server, which talks only to holders of a cluster certificate.
+    /// TLS for a kubelet's server: a client certificate, if one is shown, must be the cluster's.
     pub fn kubelet_tls(&self, serving: Arc<Leaf>) -> Result<ServerConfig, Error> {
-        tls::server_config(serving, &self.0.authority, ClientAuth::Requested, &["h2", "http/1.1"])
+        tls::server_config(serving, &self.0.authority, ClientAuth::Verified, &["h2", "http/1.1"])
     }
 
     /// TLS for connections to servers of the cluster, showing `leaf` if any. No ALPN is set: HTTP/1.1 unless the

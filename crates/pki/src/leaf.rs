@@ -78,6 +78,10 @@ pub struct LeafState {
     pub certificate_pem: String,
     /// The private key, PEM.
     pub key_pem: String,
+    /// The subject's CN.
+    pub common_name: String,
+    /// The DNS names and addresses in it.
+    pub subject_alt_names: BTreeSet<String>,
     /// The end of its validity.
     pub not_after: SystemTime,
     /// When a third of its life is left: the time to renew.
@@ -173,6 +177,20 @@ fn issue(path: &Path, spec: &LeafSpec, authority: &Authority) -> Result<LeafStat
 }
 
 fn parse(path: &Path, pem: &str, authority: &Authority) -> Result<(LeafState, Said), Error> {
+    parse_said(path, pem, authority.certificate(), authority.path())
+}
+
+/// The state of a leaf that an authority elsewhere issued: its certificate is `ca`, kept in `ca_path`.
+pub(crate) fn parse_issued(
+    path: &Path,
+    pem: &str,
+    ca: &CertificateDer<'_>,
+    ca_path: &Path,
+) -> Result<LeafState, Error> {
+    parse_said(path, pem, ca, ca_path).map(|(state, _)| state)
+}
+
+fn parse_said(path: &Path, pem: &str, ca: &CertificateDer<'_>, ca_path: &Path) -> Result<(LeafState, Said), Error> {
     let chain = CertificateDer::pem_slice_iter(pem.as_bytes())
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| unusable(path, format!("the certificate is damaged ({error})")))?;
@@ -181,10 +199,10 @@ fn parse(path: &Path, pem: &str, authority: &Authority) -> Result<(LeafState, Sa
     let (said, not_before, not_after) = {
         let (_, x509) = X509Certificate::from_der(first)
             .map_err(|error| unusable(path, format!("the certificate is damaged ({error})")))?;
-        let (_, ca) = X509Certificate::from_der(authority.certificate())
-            .map_err(|error| unusable(authority.path(), format!("the certificate is damaged ({error})")))?;
+        let (_, ca) = X509Certificate::from_der(ca)
+            .map_err(|error| unusable(ca_path, format!("the certificate is damaged ({error})")))?;
         if x509.verify_signature(Some(ca.public_key())).is_err() {
-            let reason = format!("the certificate was not issued by {}", authority.path().display());
+            let reason = format!("the certificate was not issued by {}", ca_path.display());
             return Err(unusable(path, reason));
         }
         if x509.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
@@ -201,6 +219,8 @@ fn parse(path: &Path, pem: &str, authority: &Authority) -> Result<(LeafState, Sa
         certified: Arc::new(CertifiedKey::new(chain, signing)),
         certificate_pem: pem_block(pem, "CERTIFICATE"),
         key_pem: key.serialize_pem(),
+        common_name: said.0.clone(),
+        subject_alt_names: said.2.clone(),
         not_after,
         renew_at: not_after - life / 3,
     };

@@ -1,9 +1,10 @@
 //! rustls configurations over the cluster's certificates. Start at [`server_config`] and [`client_config`].
 use crate::{Authority, Error, Leaf};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
 use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme, version,
 };
@@ -19,6 +20,9 @@ pub enum ClientAuth {
     /// cluster's is for the authenticator to decide ([`ClientVerifier`]), so that a stranger gets 401 and no broken
     /// handshake, as upstream does.
     Requested,
+    /// Anyone; but a certificate that a client shows must be one of the authority's: for servers that take the name in it
+    /// for the client's.
+    Verified,
     /// Only clients with a certificate issued by the authority.
     Required,
 }
@@ -37,8 +41,26 @@ pub fn server_config(
 ) -> Result<ServerConfig, Error> {
     let verifier: Arc<dyn ClientCertVerifier> = match auth {
         ClientAuth::Requested => Arc::new(AcceptAny::new(authority)?),
+        ClientAuth::Verified => optional_verifier(authority.certificate())?,
         ClientAuth::Required => webpki_verifier(&[authority])?,
     };
+    with_verifier(leaf, verifier, alpn)
+}
+
+/// [`server_config`] with [`ClientAuth::Verified`] for a server whose authority (with certificate `ca`) is elsewhere.
+pub fn held_server_config(
+    held: Arc<dyn ResolvesServerCert>,
+    ca: &CertificateDer<'static>,
+    alpn: &[&str],
+) -> Result<ServerConfig, Error> {
+    with_verifier(held, optional_verifier(ca)?, alpn)
+}
+
+fn with_verifier(
+    leaf: Arc<dyn ResolvesServerCert>,
+    verifier: Arc<dyn ClientCertVerifier>,
+    alpn: &[&str],
+) -> Result<ServerConfig, Error> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&version::TLS13, &version::TLS12])
         .map_err(|error| Error::Tls(error.to_string()))?
@@ -59,6 +81,26 @@ pub fn client_config(authority: &Authority, leaf: Option<Arc<Leaf>>, alpn: &[&st
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    Ok(config)
+}
+
+/// A client that trusts the authority with certificate `ca` and shows what `held` holds. It resumes no sessions: those
+/// would go on with a certificate that has been replaced.
+pub fn held_client_config(
+    held: Option<Arc<dyn ResolvesClientCert>>,
+    ca: &CertificateDer<'static>,
+) -> Result<ClientConfig, Error> {
+    let mut roots = RootCertStore::empty();
+    roots.add(ca.clone()).map_err(|error| Error::Tls(error.to_string()))?;
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&version::TLS13, &version::TLS12])
+        .map_err(|error| Error::Tls(error.to_string()))?
+        .with_root_certificates(roots);
+    let mut config = match held {
+        Some(held) => builder.with_client_cert_resolver(held),
+        None => builder.with_no_client_auth(),
+    };
+    config.resumption = Resumption::disabled();
     Ok(config)
 }
 
@@ -122,6 +164,15 @@ fn roots(authorities: &[&Authority]) -> Result<RootCertStore, Error> {
         store.add(authority.certificate().clone()).map_err(|error| Error::Tls(error.to_string()))?;
     }
     Ok(store)
+}
+
+fn optional_verifier(ca: &CertificateDer<'static>) -> Result<Arc<dyn ClientCertVerifier>, Error> {
+    let mut roots = RootCertStore::empty();
+    roots.add(ca.clone()).map_err(|error| Error::Tls(error.to_string()))?;
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+        .allow_unauthenticated()
+        .build()
+        .map_err(|error| Error::Tls(error.to_string()))
 }
 
 fn webpki_verifier(authorities: &[&Authority]) -> Result<Arc<dyn ClientCertVerifier>, Error> {

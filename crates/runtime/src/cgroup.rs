@@ -162,6 +162,11 @@ impl Cgroups {
         self.v1.iter().map(|hierarchy| (names(hierarchy), hierarchy.mount.join(group))).collect()
     }
 
+    /// Where the v1 hierarchies are mounted, each with its controllers.
+    pub fn mounts(&self) -> Vec<(PathBuf, Vec<String>)> {
+        self.v1.iter().map(|hierarchy| (hierarchy.mount.clone(), hierarchy.controllers.clone())).collect()
+    }
+
     /// Makes `group` in every hierarchy; cpusets start with their parents' CPUs.
     pub fn create(&self, group: &str) -> Result<(), Error> {
         for path in self.paths(group) {

@@ -45,6 +45,7 @@ pub(super) async fn admit(
             }
         },
         ("", "nodes") => own_node(node, attributes, new),
+        ("", "persistentvolumes") => local_volume(node, attributes, new),
         ("", "persistentvolumeclaims") => match attributes.subresource {
             "status" => claim_status(node, attributes, new),
             _ => Err(refuse("may only update PVC status".to_owned())),
@@ -236,6 +237,29 @@ fn is_forbidden(label: &str) -> bool {
     let kubelets_own =
         KUBELET_LABELS.contains(&label) || within("kubelet.kubernetes.io") || within("node.kubernetes.io");
     within("node-restriction.kubernetes.io") || (within("kubernetes.io") || within("k8s.io")) && !kubelets_own
+}
+
+/// A node's provisioner makes and removes volumes on that node's own disk only.
+fn local_volume(node: &str, attributes: &Attributes<'_>, new: &Value) -> Result<(), ApiError> {
+    let volume = match attributes.operation {
+        Operation::Create => new,
+        Operation::Delete => attributes.old.unwrap_or(&Value::Null),
+        _ => return Err(attributes.refuse(new, "may only create and delete volumes".to_owned())),
+    };
+    let spec = volume.field("spec");
+    let terms = spec.field("nodeAffinity").field("required").items("nodeSelectorTerms");
+    let here = |term: &Value| {
+        let own = |expression: &Value| {
+            expression.text("key") == "kubernetes.io/hostname"
+                && expression.text("operator") == "In"
+                && expression.texts("values").eq([node])
+        };
+        term.items("matchExpressions").iter().any(own)
+    };
+    if spec.has("local") && !terms.is_empty() && terms.iter().all(here) {
+        return Ok(());
+    }
+    Err(attributes.refuse(volume, format!("node {node:?} can only create and delete local volumes of its own")))
 }
 
 fn claim_status(node: &str, attributes: &Attributes<'_>, new: &Value) -> Result<(), ApiError> {

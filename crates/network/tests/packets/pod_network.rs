@@ -138,8 +138,8 @@ fn purge_leaves_nothing_and_touches_nothing_else() {
         let network = Network::open(config(dir.path())).await.unwrap();
         let _pod = Pod::attach(&network, "a").await;
         drop(network);
-        purge("0123abcd", dir.path()).await.unwrap();
-        purge("0123abcd", dir.path()).await.unwrap();
+        purge("0123abcd", &config(dir.path()).cluster_cidrs, dir.path()).await.unwrap();
+        purge("0123abcd", &config(dir.path()).cluster_cidrs, dir.path()).await.unwrap();
         assert_eq!((ip("-br link"), ip("route show table all"), run("nft", "list ruleset")), before);
         assert!(std::fs::read_dir(dir.path()).unwrap().next().is_none());
     });

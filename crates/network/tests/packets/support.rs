@@ -80,6 +80,7 @@ pub fn config(data_dir: &std::path::Path) -> Config {
         pod_cidrs: vec!["10.77.0.0/24".parse().unwrap()],
         cluster_cidrs: vec!["10.77.0.0/16".parse().unwrap()],
         service_cidrs: vec!["10.78.0.0/16".parse().unwrap()],
+        neighbours: vec![],
         node_ips: vec!["192.0.2.1".parse().unwrap()],
         mtu: 1500,
         data_dir: data_dir.to_owned(),

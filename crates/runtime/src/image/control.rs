@@ -26,6 +26,11 @@ pub enum Request {
         /// A name for a single image that has none.
         names: Vec<String>,
     },
+    /// Take all images of the store of another node on this machine.
+    Share {
+        /// The other node's root.
+        root: PathBuf,
+    },
     /// List all images.
     List,
     /// Remove a name or an image.
@@ -60,6 +65,7 @@ pub fn socket(state: &Path) -> PathBuf {
 pub fn execute(store: &ImageStore, request: &Request, in_use: &BTreeSet<String>) -> Result<Vec<Arc<Record>>, String> {
     match request {
         Request::Load { path, names } => archive::load(store, path, names).map_err(|error| error.to_string()),
+        Request::Share { root } => store.share_from(root).map_err(|error| error.to_string()),
         Request::List => Ok(store.list()),
         Request::Remove { name } => match store.find(name) {
             Some(record) => {

@@ -12,6 +12,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+mod share;
+
 use super::reference::Reference;
 use super::{digest, layer};
 
@@ -342,7 +344,18 @@ impl ImageStore {
         manifest_digest: Option<&str>,
         staged: Vec<Staged>,
     ) -> Result<Arc<Record>, Error> {
-        let config = parse_config(config_text)?;
+        let mut record =
+            Record { id: digest::of(config_text), config: parse_config(config_text)?, ..Record::default() };
+        record.size = config_text.len() as u64;
+        record.tags.extend(names.iter().filter_map(Reference::tagged));
+        if let Some(digest) = manifest_digest {
+            record.digests.extend(names.iter().map(|name| name.with_digest(digest)));
+        }
+        self.commit_record(record, staged)
+    }
+
+    /// Makes an image of `record`, whose size is without the layers, and the layers that were not there yet.
+    fn commit_record(&self, mut record: Record, staged: Vec<Staged>) -> Result<Arc<Record>, Error> {
         let ingest = File::open(self.ingest_directory()).map_err(at(&self.root))?;
         // SAFETY: plain system call on an open descriptor.
         if !staged.is_empty() && unsafe { libc::syncfs(ingest.as_raw_fd()) } < 0 {
@@ -352,22 +365,16 @@ impl ImageStore {
         for layer in staged {
             self.adopt(layer)?;
         }
-        let id = digest::of(config_text);
-        let mut record = Record { id: id.clone(), config, ..Record::default() };
+        let id = record.id.clone();
         {
             let mut index = self.index.lock();
             if let Some(known) = index.images.get(&id) {
-                record.tags.clone_from(&known.tags);
-                record.digests.clone_from(&known.digests);
+                record.tags.extend(known.tags.iter().cloned());
+                record.digests.extend(known.digests.iter().cloned());
             }
-            record.size =
-                record.config.rootfs.diff_ids.iter().filter_map(|id| index.layers.get(id)).map(|l| l.size).sum();
+            record.size +=
+                record.config.rootfs.diff_ids.iter().filter_map(|id| index.layers.get(id)).map(|l| l.size).sum::<u64>();
             index.reserved.retain(|reserved| !record.config.rootfs.diff_ids.contains(reserved));
-        }
-        record.size += config_text.len() as u64;
-        record.tags.extend(names.iter().filter_map(Reference::tagged));
-        if let Some(digest) = manifest_digest {
-            record.digests.extend(names.iter().map(|name| name.with_digest(digest)));
         }
         // A tag points to one image: take it from the others.
         let others: Vec<Record> = {
