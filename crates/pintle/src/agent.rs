@@ -42,6 +42,8 @@ pub fn run(args: AgentArgs) -> Result<ExitCode> {
     if let Some(problem) = preflight::not_root() {
         bail!(problem);
     }
+    // A node's first process, which waits for these signals itself, hands them down blocked.
+    nix::sys::signal::SigSet::all().thread_unblock().context("cannot unblock signals")?;
     let paths = Paths::new(&args.data_dir.data_dir)?;
     paths.create()?;
     if args.detach {
