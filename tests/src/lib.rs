@@ -145,7 +145,8 @@ impl<'a> Cluster<'a> {
     /// `pintle` with the cluster's data directory.
     pub fn pintle(&self, args: &[&str]) -> Command {
         let mut command = self.host.command(binary());
-        let (verbs, rest) = args.split_at(if args.first() == Some(&"image") { 2 } else { 1 });
+        let nested = args.first().is_some_and(|verb| ["image", "node", "token"].contains(verb));
+        let (verbs, rest) = args.split_at(if nested { 2 } else { 1 });
         command.args(verbs).arg("--data-dir").arg(self.data()).args(rest);
         command
     }

@@ -251,6 +251,7 @@ async fn begin(
     let status = Command::new(&executable)
         .arg(hold::VERB)
         .arg(files.spec())
+        .env_remove(crate::progress::PIPE)
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)

@@ -3,6 +3,7 @@
 //! A detached start is the same program in a session of its own; it tells its parent each step through a pipe, one line a
 //! message, and the parent prints them and leaves when the cluster is ready.
 use anyhow::{Context, Result, bail};
+use nix::fcntl;
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -13,7 +14,7 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 /// Names the pipe's descriptor to the detached process.
-const PIPE: &str = "PINTLE_PROGRESS_FD";
+pub const PIPE: &str = "PINTLE_PROGRESS_FD";
 
 /// Where progress goes.
 pub struct Progress {
@@ -53,7 +54,10 @@ impl Progress {
     pub fn new() -> Self {
         let pipe = std::env::var(PIPE).ok().and_then(|number| number.parse::<i32>().ok());
         // SAFETY: `detach` made the descriptor for this process and nothing else in it uses that number.
-        let out = pipe.map_or(Out::Terminal, |fd| Out::Pipe(File::from(unsafe { OwnedFd::from_raw_fd(fd) })));
+        let pipe = pipe.map(|fd| File::from(unsafe { OwnedFd::from_raw_fd(fd) }));
+        // It is for this process alone, not for those that it starts.
+        let own = fcntl::FcntlArg::F_SETFD(fcntl::FdFlag::FD_CLOEXEC);
+        let out = pipe.filter(|pipe| fcntl::fcntl(pipe, own).is_ok()).map_or(Out::Terminal, Out::Pipe);
         Progress { out: Mutex::new(out), start: Instant::now() }
     }
 
@@ -107,7 +111,7 @@ fn print(line: &str) {
 /// ready, or with an error when it failed (what it said has been printed).
 #[allow(unsafe_code)]
 pub fn detach(log: &Path) -> Result<()> {
-    let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).context("cannot make a pipe")?;
+    let (read, write) = nix::unistd::pipe2(fcntl::OFlag::O_CLOEXEC).context("cannot make a pipe")?;
     let log_file = File::options()
         .create(true)
         .append(true)
@@ -122,7 +126,7 @@ pub fn detach(log: &Path) -> Result<()> {
         command.pre_exec(move || {
             nix::unistd::setsid()?;
             let inherited = std::os::fd::BorrowedFd::borrow_raw(fd);
-            nix::fcntl::fcntl(inherited, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))?;
+            fcntl::fcntl(inherited, fcntl::FcntlArg::F_SETFD(fcntl::FdFlag::empty()))?;
             Ok(())
         });
     }
