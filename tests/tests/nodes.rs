@@ -1,4 +1,5 @@
 //! Several nodes on one machine: what runs on each, how they reach each other, what outlives what, who may join.
+#![allow(clippy::unwrap_used)]
 use cluster_tests::{Cluster, Host, binary, eventually, run, show, text};
 use std::path::Path;
 use std::process::Command;
