@@ -62,6 +62,16 @@ fn verbs(verbs: Verbs) -> Value {
     verbs.iter().map(Verb::as_str).collect()
 }
 
+/// The verbs of a resource. Custom resources list theirs in an order of their own, and no writes once they are going away.
+// upstream: apiextensions-apiserver pkg/apiserver/customresource_discovery_controller.go
+fn verbs_of(r: &Resource) -> Value {
+    match &r.custom {
+        None => verbs(r.verbs),
+        Some(custom) if custom.terminating => json!(["delete", "deletecollection", "get", "list", "watch"]),
+        Some(_) => json!(["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"]),
+    }
+}
+
 /// `/api/v1`, `/apis/<group>/<version>`.
 pub fn api_resource_list(scheme: &Scheme, group: &str, version: &str) -> Option<Value> {
     let mut served: Vec<_> = scheme.resources_of(group, version).collect();
@@ -76,7 +86,7 @@ pub fn api_resource_list(scheme: &Scheme, group: &str, version: &str) -> Option<
         body.insert("singularName".into(), r.singular.as_str().into());
         body.insert("namespaced".into(), r.namespaced.into());
         body.insert("kind".into(), r.kind.as_str().into());
-        body.insert("verbs".into(), verbs(r.verbs));
+        body.insert("verbs".into(), verbs_of(r));
         names(&mut body, r);
         if !r.storage_version_hash.is_empty() {
             body.insert("storageVersionHash".into(), r.storage_version_hash.as_str().into());
@@ -140,16 +150,17 @@ fn aggregated_version(scheme: &Scheme, group: &str, version: &str) -> Value {
 fn aggregated_resource(r: &Resource) -> Value {
     let mut body = Map::new();
     body.insert("resource".into(), r.plural.as_str().into());
-    // Upstream leaves out group and version where they are those of the document.
-    body.insert("responseKind".into(), json!({"group": "", "version": "", "kind": r.kind}));
+    // Upstream leaves out group and version where they are those of the document, but not for custom resources.
+    let own = if r.custom.is_some() { (r.group.as_str(), r.version.as_str()) } else { ("", "") };
+    body.insert("responseKind".into(), json!({"group": own.0, "version": own.1, "kind": r.kind}));
     body.insert("scope".into(), if r.namespaced { "Namespaced" } else { "Cluster" }.into());
     body.insert("singularResource".into(), r.singular.as_str().into());
-    body.insert("verbs".into(), verbs(r.verbs));
+    body.insert("verbs".into(), verbs_of(r));
     names(&mut body, r);
     if !r.subresources.is_empty() {
         let subresource = |s: &Subresource| {
-            let own = (&s.group, &s.version) == (&r.group, &r.version);
-            let (group, version) = if own { ("", "") } else { (s.group.as_str(), s.version.as_str()) };
+            let same = (&s.group, &s.version) == (&r.group, &r.version);
+            let (group, version) = if same { own } else { (s.group.as_str(), s.version.as_str()) };
             let kind = json!({"group": group, "version": version, "kind": s.kind});
             json!({"subresource": s.name, "responseKind": kind, "verbs": verbs(s.verbs)})
         };

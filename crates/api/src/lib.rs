@@ -7,6 +7,7 @@
 //! | [`facts`] | the type of a kind and of each of its fields: [`facts::lookup`] |
 //! | [`apply`] | server-side apply and managed fields: [`apply::apply`], [`apply::track_update`] |
 //! | [`convert`] | between versions that share one place in the store: [`convert::to_storage`] |
+//! | [`custom`] | what a CustomResourceDefinition adds to the scheme: [`custom::Definition`] |
 //! | [`decode`] | typed decoding: unknown and duplicate fields, Go's type errors, Go's form of empty values |
 //! | [`meta`] | names, labels, owners, times of a dynamic object: [`meta::ObjectExt`] on `serde_json::Value` |
 //! | [`status`] | errors of the API: [`status::ApiError`] |
@@ -17,19 +18,24 @@
 //! | [`selector`] | label and field selectors |
 //! | [`cron`] | cron schedules: [`cron::Schedule`]; [`time_zone`] finds the zone of a name |
 //! | [`int_or_string`] | ports and percentages |
+//! | [`json_path`] | JSONPath of printer columns |
 //! | [`openapi`] | the documents of `/openapi/v2` and `/openapi/v3`: [`openapi::OpenApi`] |
 //! | [`patch`] | JSON patch, JSON merge patch, strategic merge patch |
+//! | [`structural`] | schemas of custom resources: pruning, defaults, validation |
+//! | [`structural`] | schemas of custom resources: pruning, defaults, validation |
 //! | [`table`] | what `kubectl get` shows: [`table::printer`] |
 //! | [`user`] | identities: [`user::UserInfo`] |
 pub mod apply;
 pub mod convert;
 pub mod cron;
+pub mod custom;
 pub mod decode;
 mod descriptions;
 pub mod discovery;
 pub mod facts;
 pub mod field;
 pub mod int_or_string;
+pub mod json_path;
 pub mod meta;
 pub mod names;
 pub mod openapi;
@@ -39,6 +45,7 @@ pub mod quantity;
 pub mod scheme;
 pub mod selector;
 pub mod status;
+pub mod structural;
 pub mod table;
 pub mod time_zone;
 pub mod user;

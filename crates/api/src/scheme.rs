@@ -7,6 +7,7 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
+use crate::custom::{Custom, version};
 pub use table::TableError;
 
 /// A verb of the API, in the order in which discovery lists them.
@@ -162,6 +163,8 @@ pub struct Resource {
     pub storage_version: String,
     /// Discovery's opaque hash of the storage version; empty for resources that are not stored.
     pub storage_version_hash: String,
+    /// What is particular to a custom resource; none for Kubernetes' own.
+    pub custom: Option<Arc<Custom>>,
 }
 
 impl Resource {
@@ -259,6 +262,19 @@ impl Scheme {
         for r in resources {
             scheme.add(Arc::new(r));
         }
+        scheme
+    }
+
+    /// This table with custom resources: their groups follow, by name, each with its preferred version first.
+    #[must_use]
+    pub fn with_custom(&self, resources: impl IntoIterator<Item = Arc<Resource>>) -> Scheme {
+        let mut resources: Vec<Arc<Resource>> = resources.into_iter().collect();
+        resources.sort_by(|a, b| {
+            let versions = version::compare(&b.version, &a.version);
+            a.group.cmp(&b.group).then(versions).then_with(|| a.plural.cmp(&b.plural))
+        });
+        let mut scheme = self.clone();
+        resources.into_iter().for_each(|r| scheme.add(r));
         scheme
     }
 

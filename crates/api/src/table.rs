@@ -68,6 +68,30 @@ pub struct Printer {
     cells: Cells,
 }
 
+/// A Table of custom resources; `definitions` as for [`table`].
+pub fn custom_table(
+    columns: &crate::custom::columns::Columns,
+    objects: &[Value],
+    metadata: Value,
+    include: IncludeObject,
+    headers: bool,
+) -> Value {
+    let now = Timestamp::now();
+    let row = |object: &Value| carrying(columns.cells(object, now), object, include).into();
+    let description = DESCRIPTIONS.get("apimachinery.pkg.apis.meta.v1.ObjectMeta.name").map_or("", String::as_str);
+    table(headers.then(|| columns.definitions(description)), objects.iter().map(row).collect(), metadata)
+}
+
+/// A row of `cells` with as much of the object as is asked for.
+fn carrying(cells: Vec<Value>, object: &Value, include: IncludeObject) -> Map<String, Value> {
+    let carried = match include {
+        IncludeObject::None => Value::Null,
+        IncludeObject::Metadata => partial_object_metadata(object),
+        IncludeObject::Object => object.clone(),
+    };
+    Map::from_iter([("cells".to_owned(), cells.into()), ("object".to_owned(), carried)])
+}
+
 /// How objects of a kind are printed; kinds without columns of their own show name and creation time.
 pub fn printer(group: &str, kind: &str) -> Printer {
     let (columns, cells) = columns::of(group, kind);
@@ -98,17 +122,10 @@ impl Printer {
 
     /// One element of the Table's `rows`.
     pub fn row(&self, object: &Value, include: IncludeObject, now: Timestamp) -> Value {
-        let mut row = Map::new();
-        row.insert("cells".into(), self.cells(object, now).into());
+        let mut row = carrying(self.cells(object, now), object, include);
         if let Some(conditions) = pod::row_conditions(object) {
             row.insert("conditions".into(), conditions);
         }
-        let carried = match include {
-            IncludeObject::None => Value::Null,
-            IncludeObject::Metadata => partial_object_metadata(object),
-            IncludeObject::Object => object.clone(),
-        };
-        row.insert("object".into(), carried);
         row.into()
     }
 }

@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use http_body_util::BodyExt;
+use pintle_api::custom::Custom;
 use pintle_api::decode::{self, DecodeError, Decoded, strict_bad_request};
 use pintle_api::facts::{self, Type};
 use pintle_api::field::{FieldError, Path, go_quote};
@@ -163,6 +164,9 @@ pub fn decode_typed(
     content_type: &str,
     bytes: &[u8],
 ) -> Result<Value, ApiError> {
+    if let Some(custom) = &resource.custom {
+        return decode_custom(cx, resource, custom, validation, content_type, bytes);
+    }
     let typed = facts::lookup(&resource.group, &resource.version, &resource.kind);
     let decoded = match content_type {
         JSON => match typed {
@@ -188,6 +192,90 @@ pub fn decode_typed(
     Ok(decoded.value)
 }
 
+/// Why custom resources are neither read nor written in protobuf.
+pub const NO_PROTOBUF: &str = "object *unstructured.Unstructured does not implement the protobuf marshalling interface and \
+                               cannot be encoded to a protobuf message";
+
+/// Decodes a body as an object of a custom resource.
+fn decode_custom(
+    cx: &RequestContext,
+    resource: &Resource,
+    custom: &Custom,
+    validation: FieldValidation,
+    content_type: &str,
+    bytes: &[u8],
+) -> Result<Value, ApiError> {
+    let decoded = match content_type {
+        JSON => decode::decode_untyped(bytes),
+        YAML => {
+            let text = std::str::from_utf8(bytes).map_err(|error| undecodable("yaml", &error))?;
+            let value = serde_saphyr::from_str(text).map_err(|error| undecodable("yaml", &error))?;
+            Ok(Decoded { value, strict_errors: Vec::new() })
+        }
+        PROTOBUF => Err(DecodeError(NO_PROTOBUF.to_owned())),
+        _ => return Err(ApiError::unsupported_media_type(&ACCEPTED)),
+    };
+    let decoded = match decoded {
+        Ok(decoded) => decoded,
+        Err(error) if content_type == PROTOBUF => {
+            return Err(error.bad_request(&resource.kind, &resource.version, &resource.kind));
+        }
+        Err(error) => return Err(explain(&error, resource, bytes)),
+    };
+    let mut value = decoded.value;
+    if !value.is_object() {
+        check_type(&value, resource)?;
+    }
+    if value.kind().is_empty() {
+        let why = format!("Object 'Kind' is missing in '{}'", String::from_utf8_lossy(bytes));
+        return Err(decode::unrecognized(bytes, &resource.kind, &why));
+    }
+    let (expected, given) = (resource.api_version(), value.api_version());
+    if given != expected {
+        let text =
+            format!("the API version in the data ({given}) does not match the expected API version ({expected})");
+        return Err(ApiError::bad_request(text));
+    }
+    if value.kind() != resource.kind {
+        let why = format!("must be {}", resource.kind);
+        let error = FieldError::invalid(&Path::root("kind"), value.kind(), why);
+        return Err(ApiError::invalid(resource.group_kind(), value.name(), &[error]));
+    }
+    accept_custom(cx, resource, custom, validation, &mut value, decoded.strict_errors)?;
+    Ok(value)
+}
+
+/// Brings an object of a custom resource into the form of its version; what it does not know is answered as `validation` says.
+fn accept_custom(
+    cx: &RequestContext,
+    resource: &Resource,
+    custom: &Custom,
+    validation: FieldValidation,
+    value: &mut Value,
+    mut strict_errors: Vec<String>,
+) -> Result<(), ApiError> {
+    whole_floats(value);
+    let bad = |why: String| DecodeError(why).bad_request(&resource.kind, &resource.version, &resource.kind);
+    let accepted = custom.accept(value).map_err(bad)?;
+    strict_errors.extend(accepted.unknown.iter().map(|path| format!("unknown field {}", go_quote(path))));
+    validation.judge(cx, resource, &strict_errors)
+}
+
+/// Go writes floats without fraction as integers.
+fn whole_floats(value: &mut Value) {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    match value {
+        Value::Object(map) => map.values_mut().for_each(whole_floats),
+        Value::Array(items) => items.iter_mut().for_each(whole_floats),
+        Value::Number(n) if n.is_f64() => {
+            if let Some(whole) = n.as_f64().filter(|f| f.fract() == 0.0 && f.abs() < EXACT) {
+                *value = (whole as i64).into();
+            }
+        }
+        _ => {}
+    }
+}
+
 /// What a patch made, decoded as an object of `resource`.
 pub fn retype(
     cx: &RequestContext,
@@ -198,6 +286,11 @@ pub fn retype(
     if let Some((.., why)) = other_type(&value, resource) {
         let error = FieldError::invalid(&Path::root("patch"), value.to_string(), why);
         return Err(ApiError::invalid(GroupKind { group: "", kind: "" }, "", &[error]));
+    }
+    if let Some(custom) = &resource.custom {
+        let mut value = value;
+        accept_custom(cx, resource, custom, validation, &mut value, Vec::new())?;
+        return Ok(value);
     }
     let Some(ty) = facts::lookup(&resource.group, &resource.version, &resource.kind) else { return Ok(value) };
     let decoded = decode::decode_value(value, ty).map_err(|error| ApiError::bad_request(error.0))?;

@@ -2,6 +2,7 @@
 //!
 //! upstream: pkg/apis/<group>/v1/defaults.go and zz_generated.defaults.go
 pub(crate) mod admissionregistration;
+pub(crate) mod apiextensions;
 pub(crate) mod apps;
 pub(crate) mod batch;
 pub(crate) mod core;

@@ -8,6 +8,7 @@
 //! | [`registry`], [`watch_cache`], [`encode`] | reading, writing and watching objects of every kind |
 //! | [`strategy`], [`defaults`] | what differs from kind to kind |
 //! | [`validation`] | what is refused, with upstream's messages |
+//! | [`definitions`] | CustomResourceDefinitions and the resources that they bring |
 //! | [`special`] | endpoints with behaviour of their own |
 pub mod admission;
 pub mod aggregator;
@@ -20,6 +21,7 @@ pub mod codec;
 pub mod compaction;
 pub mod context;
 pub mod defaults;
+pub mod definitions;
 pub mod diff;
 pub mod encode;
 pub mod event_ttl;

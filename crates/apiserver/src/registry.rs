@@ -57,6 +57,28 @@ impl Registry {
         self.0.scheme.load_full()
     }
 
+    /// Serves the resources of `scheme` from now on. Watches of custom resources whose definition changed end.
+    pub(crate) fn set_scheme(&self, scheme: Arc<Scheme>) {
+        let custom = |scheme: &Scheme| -> Vec<Arc<Resource>> {
+            scheme.resources().filter(|resource| resource.custom.is_some()).cloned().collect()
+        };
+        for resource in custom(&scheme) {
+            self.0.cache.ring(resource.storage_prefix().as_bytes());
+        }
+        let before = self.0.scheme.swap(scheme);
+        for resource in custom(&before) {
+            self.0.cache.ring(resource.storage_prefix().as_bytes()).wake();
+        }
+    }
+
+    /// Whether the objects of `resource` are still served in the form that it says.
+    pub(crate) fn is_current(&self, resource: &Resource) -> bool {
+        let Some(custom) = &resource.custom else { return true };
+        let scheme = self.0.scheme.load();
+        let now = scheme.by_plural(&resource.group, &resource.version, &resource.plural);
+        now.and_then(|now| now.custom.as_ref()).is_some_and(|now| now.fingerprint == custom.fingerprint)
+    }
+
     /// The store below.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.0.store

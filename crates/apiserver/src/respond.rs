@@ -197,6 +197,9 @@ pub fn table_of(
     include: IncludeObject,
     headers: bool,
 ) -> Value {
+    if let Some(custom) = &resource.custom {
+        return table::custom_table(&custom.columns, objects, metadata, include, headers);
+    }
     let printer = table::printer(&resource.group, &resource.kind);
     let now = jiff::Timestamp::now();
     let rows = objects.iter().map(|object| printer.row(object, include, now)).collect();

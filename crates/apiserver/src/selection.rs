@@ -1,23 +1,32 @@
 //! Label and field selectors over stored objects, without parsing them whole. Start at [`Selection`].
+use pintle_api::custom::Custom;
 use pintle_api::scheme::Resource;
 use pintle_api::selector::{FieldSelector, LabelSelector};
 use pintle_api::status::ApiError;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 use std::fmt;
+use std::sync::Arc;
 
 /// Which objects of a collection are meant.
 #[derive(Clone, Debug)]
 pub struct Selection {
     labels: LabelSelector,
     fields: FieldSelector,
+    /// Whose fields a projection has; empty for custom resources.
     kind: String,
+    custom: Option<Arc<Custom>>,
 }
 
 impl Selection {
     /// All objects.
     pub fn everything() -> Self {
-        Selection { labels: LabelSelector::EVERYTHING, fields: FieldSelector::default(), kind: String::new() }
+        Selection {
+            labels: LabelSelector::EVERYTHING,
+            fields: FieldSelector::default(),
+            kind: String::new(),
+            custom: None,
+        }
     }
 
     /// Objects with these labels.
@@ -29,9 +38,14 @@ impl Selection {
     pub fn parse(resource: &Resource, labels: &str, fields: &str) -> Result<Self, ApiError> {
         let labels = LabelSelector::parse(labels).map_err(|error| ApiError::bad_request(error.0))?;
         let fields = FieldSelector::parse(fields)
-            .and_then(|fields| fields.for_kind(&resource.group, &resource.version, &resource.kind))
+            .and_then(|fields| match &resource.custom {
+                Some(custom) => fields.for_custom(resource.namespaced, &custom.selectable),
+                None => fields.for_kind(&resource.group, &resource.version, &resource.kind),
+            })
             .map_err(|error| ApiError::bad_request(error.0))?;
-        Ok(Selection { labels, fields, kind: resource.kind.clone() })
+        let custom = resource.custom.clone();
+        let kind = if custom.is_some() { String::new() } else { resource.kind.clone() };
+        Ok(Selection { labels, fields, kind, custom })
     }
 
     /// Whether every object is meant.
@@ -47,12 +61,30 @@ impl Selection {
     /// Whether `object`, whole or as [`project`] left it, is meant.
     pub fn matches(&self, object: &Value) -> bool {
         let labels = object.get("metadata").and_then(|metadata| metadata.get("labels")).and_then(Value::as_object);
-        self.labels.matches(labels) && self.fields.matches(&self.kind, object)
+        self.labels.matches(labels)
+            && match self.custom {
+                Some(_) => self.fields.matches_custom(object),
+                None => self.fields.matches(&self.kind, object),
+            }
+    }
+
+    /// The kind whose [`project`]ion answers the selection; none if only the whole object does.
+    pub fn projected_kind(&self) -> Option<&str> {
+        let in_metadata = |field: &str| field.starts_with("metadata.");
+        let whole = self.custom.is_some() && self.fields.terms().iter().any(|term| !in_metadata(&term.field));
+        (!whole).then_some(self.kind.as_str())
     }
 
     /// Whether the object with this encoding is meant.
     pub fn matches_stored(&self, stored: &[u8]) -> bool {
-        self.is_everything() || self.matches(&project(&self.kind, stored))
+        match (self.projected_kind(), &self.custom) {
+            _ if self.is_everything() => true,
+            (None, Some(custom)) => {
+                let Ok(mut object) = serde_json::from_slice::<Value>(stored) else { return false };
+                custom.revive(&mut object).is_ok() && self.matches(&object)
+            }
+            (kind, _) => self.matches(&project(kind.unwrap_or_default(), stored)),
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use crate::authz::{Attributes, Authorizer, Decision};
 use crate::body::{Body, RequestBody};
 use crate::compaction;
 use crate::context::RequestContext;
+use crate::definitions;
 use crate::event_ttl;
 use crate::metrics::Metrics;
 use crate::negotiate::{Negotiation, header};
@@ -82,6 +83,7 @@ impl ApiServer {
         special::register_kinds(&mut parts.specials);
         tokio::spawn(compaction::run(parts.registry.store().clone(), parts.stop.clone()));
         tokio::spawn(event_ttl::run(parts.registry.clone(), parts.stop.clone()));
+        tokio::spawn(definitions::run(parts.registry.clone(), parts.stop.clone()));
         ApiServer(Arc::new(Inner { parts, metrics: Metrics::default() }))
     }
 

@@ -146,7 +146,10 @@ pub(crate) use core::set_condition;
 pub use reset_fields::reset_fields;
 
 /// The rules for `resource`.
-pub fn of(resource: &Resource) -> &'static dyn Strategy {
+pub fn of(resource: &Resource) -> &dyn Strategy {
+    if let Some(custom) = &resource.custom {
+        return &**custom;
+    }
     match (resource.group.as_str(), resource.kind.as_str()) {
         ("", kind) => core::of(kind),
         ("apps", kind) => apps::of(kind),
@@ -155,13 +158,16 @@ pub fn of(resource: &Resource) -> &'static dyn Strategy {
             Some(&groups::HORIZONTAL_POD_AUTOSCALER_V1 as &dyn Strategy)
         }
         ("certificates.k8s.io", kind) => certificates::of(kind),
+        (pintle_api::custom::GROUP, "CustomResourceDefinition") => {
+            Some(&definitions::CUSTOM_RESOURCE_DEFINITION as &dyn Strategy)
+        }
         (group, kind) => groups::of(group, kind),
     }
     .unwrap_or(&generic::Generic)
 }
 
 /// The rules for writes to a subresource of `resource`; the empty one is the resource itself.
-pub fn of_subresource(resource: &Resource, subresource: &str) -> &'static dyn Strategy {
+pub fn of_subresource<'a>(resource: &'a Resource, subresource: &str) -> &'a dyn Strategy {
     match (resource.group.as_str(), resource.kind.as_str(), subresource) {
         ("", "Pod", "binding") => &core::pod::BINDING,
         ("", "Pod", "ephemeralcontainers") => &core::pod::EPHEMERAL_CONTAINERS,
@@ -176,6 +182,8 @@ mod apps;
 mod batch;
 mod certificates;
 mod core;
+mod custom;
+mod definitions;
 pub mod generic;
 mod groups;
 mod reset_fields;

@@ -9,6 +9,7 @@ pub(crate) mod claim;
 mod common;
 mod container;
 pub(crate) mod core;
+pub(crate) mod definitions;
 pub mod field;
 pub(crate) mod groups;
 pub(crate) mod networking;

@@ -171,6 +171,11 @@ impl Ring {
         Some(position + (out.len() - before) as u64)
     }
 
+    /// Makes all readers look again, though nothing was pushed.
+    pub fn wake(&self) {
+        self.changed.notify_waiters();
+    }
+
     /// Completes when something is pushed after this call.
     pub fn changed(&self) -> OwnedNotified {
         self.changed.clone().notified_owned()

@@ -5,7 +5,7 @@ use pintle_api::scheme::Scheme;
 use pintle_apiserver::aggregator::Aggregator;
 use pintle_apiserver::registry::Registry;
 use pintle_apiserver::special::{Specials, register_kinds};
-use pintle_apiserver::{ApiServer, Parts, api_services, bootstrap, secure};
+use pintle_apiserver::{ApiServer, Parts, api_services, bootstrap, definitions, secure};
 use pintle_pki::ClusterPki;
 use pintle_store::Store;
 use std::sync::Arc;
@@ -35,6 +35,7 @@ pub async fn server(
     register_kinds(&mut specials);
     let guard = secure::parts(pki, &registry, &params, &mut specials, stop).await?;
     bootstrap::service::ensure(&registry, &service).await.context("the kubernetes Service")?;
+    definitions::install(&registry).await.context("custom resources")?;
     let aggregator = Aggregator::start(&registry, pki, stop).await.context("aggregated API servers")?;
     api_services::keep_registered(&registry, stop.clone()).await.context("the APIServices of custom resources")?;
     Ok(ApiServer::new(Parts {

@@ -114,8 +114,18 @@ fn object(openapi: &Value, preserve: bool) -> Map {
     Map { atomic: openapi["x-kubernetes-map-type"] == "atomic", fields, rest }
 }
 
+/// Items of which nothing is said.
+fn anything() -> Schema {
+    let map = Map { atomic: false, fields: BTreeMap::new(), rest: Rest::Deduced };
+    let leaf = Schema { map: Some(map.clone()), list: None, scalar: Scalar::Any };
+    Schema { map: Some(map), list: Some(List::Atomic(Box::new(leaf))), scalar: Scalar::Any }
+}
+
 fn list(openapi: &Value, preserve: bool) -> List {
-    let item = Box::new(parse(&openapi["items"], preserve));
+    let item = Box::new(match openapi.get("items") {
+        Some(items) => parse(items, preserve),
+        None => anything(),
+    });
     match openapi["x-kubernetes-list-type"].as_str() {
         Some("set") => List::Set(item),
         Some("map") => {
@@ -143,6 +153,8 @@ mod tests {
                 "spec": {"type": "object", "x-kubernetes-map-type": "atomic", "properties": {"a": {"type": "integer"}}},
                 "ports": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["p", "n"],
                     "items": {"type": "object", "properties": {"p": {"type": "string", "default": "TCP"}}}},
+                "port": {"x-kubernetes-int-or-string": true},
+                "any": {"x-kubernetes-preserve-unknown-fields": true},
                 "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}),
             false,
         );

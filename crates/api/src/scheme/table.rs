@@ -38,6 +38,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Resource>, TableError> {
                     storage_group: storage_group.into(),
                     storage_version: storage_version.into(),
                     storage_version_hash: hash.into(),
+                    custom: None,
                 });
             }
             ["sub", name, kind, group, version, verb_letters] => {

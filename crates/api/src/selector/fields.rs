@@ -49,6 +49,30 @@ impl FieldSelector {
         Ok(self)
     }
 
+    /// Checks the fields against those that a custom resource allows.
+    // upstream: apiextensions-apiserver pkg/apiserver/conversion, ConvertFieldLabel
+    pub fn for_custom(self, namespaced: bool, selectable: &[String]) -> Result<FieldSelector, SelectorError> {
+        let allowed = |field: &str| {
+            field == "metadata.name"
+                || (namespaced && field == "metadata.namespace")
+                || selectable.iter().any(|path| path == field)
+        };
+        match self.terms.iter().find(|term| !allowed(&term.field)) {
+            Some(term) => Err(SelectorError(format!("field label not supported: {}", term.field))),
+            None => Ok(self),
+        }
+    }
+
+    /// Whether an object of a custom resource satisfies all conditions.
+    pub fn matches_custom(&self, object: &Value) -> bool {
+        let value = |field: &str| match field.split('.').try_fold(object, |v, key| v.get(key)) {
+            None | Some(Value::Null) => String::new(),
+            Some(Value::String(text)) => text.clone(),
+            Some(other) => other.to_string(),
+        };
+        self.terms.iter().all(|t| (value(&t.field) == t.value) == t.equal)
+    }
+
     /// The conditions.
     pub fn terms(&self) -> &[FieldTerm] {
         &self.terms

@@ -1,5 +1,5 @@
 //! Creating objects.
-use super::write::{Committed, RETRIES, Write, Written};
+use super::write::{Committed, RETRIES, Write, Written, settle};
 use super::{Registry, metadata, object_key};
 use crate::admission::Operation;
 use pintle_api::meta::ObjectExt;
@@ -13,6 +13,10 @@ impl Registry {
     /// Creates `object`: defaults, admission, validation, store.
     pub async fn create(&self, write: &Write<'_>, mut object: Value) -> Result<Written, ApiError> {
         let strategy = write.strategy();
+        if write.resource.custom.as_ref().is_some_and(|custom| custom.terminating) {
+            let why = "create not allowed while custom resource definition is terminating";
+            return Err(ApiError::forbidden(write.resource.group_resource(), object.name(), why));
+        }
         metadata::set_type(write.resource, &mut object);
         strategy.default(&mut object);
         metadata::wipe_system_fields(&mut object);
@@ -54,6 +58,7 @@ impl Registry {
             }
             let mut attempt = object.clone();
             let side = write.strategy().before_write(write.cx, self, None, &mut attempt).await?;
+            settle(write.resource, &mut attempt)?;
             match self.commit(write, key.clone(), None, attempt, side).await? {
                 Committed::Done(written) => return Ok(written),
                 Committed::Conflict => {}

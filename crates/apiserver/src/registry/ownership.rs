@@ -9,7 +9,10 @@ use serde_json::Value;
 use std::sync::Arc;
 
 /// What objects of `resource` are made of; `None`: nothing is known, and nobody owns their fields.
-pub fn structure(resource: &Resource) -> Option<Structure<'static>> {
+pub fn structure(resource: &Resource) -> Option<Structure<'_>> {
+    if let Some(custom) = &resource.custom {
+        return Some(Structure::Custom(custom.ownership()));
+    }
     facts::lookup(&resource.group, &resource.version, &resource.kind).map(Structure::BuiltIn)
 }
 
@@ -34,6 +37,12 @@ impl Versions for ServedVersions {
         let structure = structure(to)?;
         if from.group == to.group && from.version == to.version {
             return Some((object.clone(), structure));
+        }
+        if let Some(custom) = &to.custom {
+            let mut view = object.clone();
+            view["apiVersion"] = api_version.into();
+            custom.settle(&mut view).ok()?;
+            return Some((view, structure));
         }
         let stored = convert::to_storage(from, object.clone()).ok()?;
         Some((convert::from_storage(to, stored).ok()?, structure))

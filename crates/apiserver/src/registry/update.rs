@@ -1,6 +1,6 @@
 //! Updating objects: one loop for PUT, PATCH, status updates and the server's own changes.
 use super::create::warn_of_duplicate_owners;
-use super::write::{Committed, RETRIES, Write, Written};
+use super::write::{Committed, RETRIES, Write, Written, settle};
 use super::{Registry, metadata, object_key, store_error};
 use crate::admission::Operation;
 use pintle_api::apply;
@@ -87,6 +87,7 @@ impl Registry {
         apply::keep_times(&mut new, &old);
         write.admit_valid(self, Operation::Update, name, Some(&new), Some(&old)).await?;
         let side = strategy.before_write(write.cx, self, Some(&old), &mut new).await?;
+        settle(write.resource, &mut new)?;
         if should_delete(&new, &old) && !strategy.holds_deletion(&new) {
             let removed = self.remove(write, key, stored, &new).await?;
             return Ok(removed.map_or(Committed::Conflict, Committed::Done));

@@ -6,8 +6,9 @@ use crate::encode::{Encoded, encode};
 use crate::strategy::{self, SideWrites, Strategy};
 use bytes::Bytes;
 use pintle_api::convert;
+use pintle_api::custom::Custom;
 use pintle_api::meta::ObjectExt;
-use pintle_api::scheme::Resource;
+use pintle_api::scheme::{Resource, api_version};
 use pintle_api::status::ApiError;
 use pintle_store::{Compare, KeyValue, Op, Revision, TxnOutcome};
 use serde_json::Value;
@@ -66,7 +67,7 @@ impl<'a> Write<'a> {
         self
     }
 
-    pub(super) fn strategy(&self) -> &'static dyn Strategy {
+    pub(super) fn strategy(&self) -> &'a dyn Strategy {
         strategy::of_subresource(self.resource, self.subresource)
     }
 
@@ -183,19 +184,53 @@ impl Registry {
 
     /// A stored object in the version of `resource`.
     pub fn load(&self, resource: &Resource, stored: &[u8]) -> Result<Value, ApiError> {
-        let object = decode_stored(stored)?;
-        convert::from_storage(resource, object).map_err(ApiError::internal)
+        let mut object = decode_stored(stored)?;
+        let Some(custom) = &resource.custom else {
+            return convert::from_storage(resource, object).map_err(ApiError::internal);
+        };
+        // The schema may be another one than when the object was stored.
+        custom.revive(&mut object).map_err(ApiError::internal)?;
+        retarget(custom, &resource.api_version(), &mut object)?;
+        Ok(object)
     }
 }
 
-/// Whether objects are stored as `resource` shows them.
+/// Gives a custom resource another version, where versions differ in nothing else.
+fn retarget(custom: &Custom, api_version: &str, object: &mut Value) -> Result<(), ApiError> {
+    if object.api_version() == api_version {
+        return Ok(());
+    }
+    object["apiVersion"] = api_version.into();
+    custom.settle(object).map_err(ApiError::internal)
+}
+
+/// Removes from a custom resource what its schema does not know, which admission may have brought in.
+pub(super) fn settle(resource: &Resource, object: &mut Value) -> Result<(), ApiError> {
+    match &resource.custom {
+        Some(custom) => custom.settle(object).map_err(ApiError::internal),
+        None => Ok(()),
+    }
+}
+
+/// Whether objects are stored as `resource` shows them; custom resources are read by their present schema instead.
 pub fn is_storage_version(resource: &Resource) -> bool {
-    resource.group == resource.storage_group && resource.version == resource.storage_version
+    resource.custom.is_none()
+        && resource.group == resource.storage_group
+        && resource.version == resource.storage_version
 }
 
 pub(super) fn encode_for_storage(resource: &Resource, object: &Value) -> Result<Encoded, ApiError> {
     if is_storage_version(resource) {
         return Ok(encode(object));
+    }
+    if let Some(custom) = &resource.custom {
+        let stored_version = api_version(&resource.storage_group, &resource.storage_version);
+        if object.api_version() == stored_version {
+            return Ok(encode(object));
+        }
+        let mut stored = object.clone();
+        retarget(custom, &stored_version, &mut stored)?;
+        return Ok(encode(&stored));
     }
     let stored = convert::to_storage(resource, object.clone()).map_err(ApiError::internal)?;
     Ok(encode(&stored))

@@ -3,11 +3,11 @@ use super::{ApiServer, method_not_allowed};
 use crate::body::{Body, RequestBody};
 use crate::codec::read_body;
 use crate::context::RequestContext;
-use crate::negotiate::Negotiation;
+use crate::negotiate::{Encoding, Negotiation, View};
 use crate::special::SpecialRequest;
 use http::Response;
 use pintle_api::scheme::{Resource, Verb};
-use pintle_api::status::ApiError;
+use pintle_api::status::{ApiError, Reason};
 use std::sync::Arc;
 
 /// A request for a resource, ready to be answered.
@@ -43,6 +43,15 @@ impl ApiServer {
         let resource = found.cloned().ok_or_else(ApiError::unknown_path)?;
         let verb = Verb::ALL.into_iter().find(|verb| verb.as_str() == info.verb).ok_or_else(method_not_allowed)?;
         check_route(&resource, &cx, verb)?;
+        let whole = negotiation.view == View::Whole && cx.info.subresource != "scale";
+        if resource.custom.is_some() && whole && negotiation.encoding == Encoding::Protobuf {
+            let mut error = ApiError::new(406, Reason::NotAcceptable, crate::codec::NO_PROTOBUF);
+            error.details_mut();
+            return Err(error);
+        }
+        if let Some(warning) = resource.custom.as_ref().and_then(|custom| custom.deprecation.as_ref()) {
+            cx.warn(warning.clone());
+        }
         let namespace = if resource.namespaced { info.namespace.clone() } else { String::new() };
         let call = Call { negotiation, parts, resource, namespace, cx };
         let mut response = match verb {

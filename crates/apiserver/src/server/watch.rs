@@ -206,6 +206,7 @@ impl Watcher {
                 return Some(chunk);
             }
             let changed = self.ring.changed();
+            let current = self.show.registry.is_current(&self.show.resource);
             let progress = self.cache.progress();
             // A watcher that fell behind is ended; its client starts again from where it was.
             self.position = self.ring.read(self.position, BATCH, &mut self.batch)?;
@@ -223,6 +224,10 @@ impl Watcher {
             }
             if !drained {
                 continue;
+            }
+            // All that happened has been told; another form of the objects needs another watch.
+            if !current {
+                return None;
             }
             let bookmark_due = self.bookmarks.unwrap_or(self.ends);
             tokio::select! {
@@ -253,9 +258,7 @@ impl Watcher {
         let (before, now) = if self.selection.is_everything() {
             (change.previous.is_some(), change.current.is_some())
         } else {
-            let (previous, current) = change.projections(&self.show.resource.kind);
-            let matches = |object: &Option<Value>| object.as_ref().is_some_and(|object| self.selection.matches(object));
-            (matches(previous), matches(current))
+            self.matches(change)
         };
         match (before, now) {
             (false, true) => Some(EventType::Added),
@@ -263,6 +266,19 @@ impl Watcher {
             (true, false) => Some(EventType::Deleted),
             (false, false) => None,
         }
+    }
+}
+
+impl Watcher {
+    /// Whether the object was selected before `change`, and is after it.
+    fn matches(&self, change: &Change) -> (bool, bool) {
+        let Some(kind) = self.selection.projected_kind() else {
+            let matches = |stored: &Option<Bytes>| stored.as_ref().is_some_and(|s| self.selection.matches_stored(s));
+            return (matches(&change.previous), matches(&change.current));
+        };
+        let (previous, current) = change.projections(kind);
+        let matches = |object: &Option<Value>| object.as_ref().is_some_and(|object| self.selection.matches(object));
+        (matches(previous), matches(current))
     }
 }
 

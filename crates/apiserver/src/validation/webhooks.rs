@@ -82,7 +82,8 @@ fn rule(rule: &Field<'_>, errors: &mut Errors) {
     }
 }
 
-fn client_config(config: &Field<'_>, errors: &mut Errors) {
+/// How a webhook is reached: by a URL, or as a Service.
+pub(super) fn client_config(config: &Field<'_>, errors: &mut Errors) {
     let (url, service) = (config.child("url"), config.child("service"));
     match (url.value.as_str(), service.is_set()) {
         (Some(text), false) => {

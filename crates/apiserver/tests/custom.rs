@@ -1,0 +1,286 @@
+//! What clients observe of CustomResourceDefinitions and of the resources that they bring.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "test helpers")]
+mod common;
+use common::{Events, Server};
+use serde_json::{Value, json};
+
+const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+/// How long a test waits before it fails rather than hangs.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+const WIDGETS: &str = "/apis/example.com/v1/namespaces/default/widgets";
+
+fn definition(schema: Value) -> Value {
+    json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "widgets.example.com"},
+        "spec": {"group": "example.com", "scope": "Namespaced",
+            "names": {"plural": "widgets", "singular": "widget", "kind": "Widget", "shortNames": ["wd"], "categories": ["all"]},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}]}})
+}
+
+fn sized() -> Value {
+    json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
+        "size": {"type": "integer", "maximum": 10}, "color": {"type": "string", "default": "red"}}}}})
+}
+
+fn widget(name: &str, spec: Value) -> Value {
+    json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": name}, "spec": spec})
+}
+
+fn condition<'a>(definition: &'a Value, type_: &str) -> &'a Value {
+    let conditions = definition["status"]["conditions"].as_array().map_or(&[][..], Vec::as_slice);
+    conditions.iter().find(|condition| condition["type"] == type_).unwrap_or(&Value::Null)
+}
+
+/// Creates a definition and waits until its condition `Established` is there.
+async fn establish(server: &Server, definition: &Value) -> Value {
+    let created = server.post(DEFINITIONS, definition).await.ok();
+    let name = created["metadata"]["name"].as_str().unwrap().to_owned();
+    settled(server, &name, &created["metadata"]["resourceVersion"], |definition| {
+        condition(definition, "Established")["status"] == "True"
+    })
+    .await
+}
+
+/// Waits until the definition is as `wanted`.
+async fn settled(server: &Server, name: &str, since: &Value, wanted: impl Fn(&Value) -> bool) -> Value {
+    let since = since.as_str().unwrap();
+    let uri = format!("{DEFINITIONS}?watch=true&fieldSelector=metadata.name={name}&resourceVersion={since}");
+    let mut events = Events::open(server, &uri).await;
+    loop {
+        let event = tokio::time::timeout(PATIENCE, events.next()).await.expect("the definition settles").unwrap();
+        if wanted(&event["object"]) {
+            return event["object"].clone();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_definition_is_established_and_its_resource_served_at_once() {
+    let server = Server::start();
+    let established = establish(&server, &definition(sized())).await;
+    assert_eq!(condition(&established, "NamesAccepted")["reason"], "NoConflicts");
+    assert_eq!(established["status"]["acceptedNames"]["listKind"], "WidgetList");
+    assert_eq!(established["status"]["storedVersions"], json!(["v1"]));
+    let resources = server.get("/apis/example.com/v1").await.ok();
+    assert_eq!(resources["resources"][0]["shortNames"], json!(["wd"]));
+    assert_eq!(resources["resources"][0]["verbs"][0], "delete");
+    let groups = server.get("/apis").await.ok();
+    assert!(groups["groups"].as_array().unwrap().iter().any(|group| group["name"] == "example.com"));
+
+    let created = server.post(WIDGETS, &widget("a", json!({"size": 3}))).await;
+    assert_eq!(created.status, 201, "{}", created.text);
+    let created = created.json();
+    assert_eq!(created["spec"], json!({"size": 3, "color": "red"}));
+    assert_eq!(created["metadata"]["generation"], 1);
+    let list = server.get(WIDGETS).await.ok();
+    assert_eq!((&list["kind"], &list["items"][0]), (&json!("WidgetList"), &created));
+    assert_eq!(server.get(&format!("{WIDGETS}/a")).await.ok(), created);
+    assert_eq!(server.delete(&format!("{WIDGETS}/a")).await.ok()["status"], "Success");
+}
+
+#[tokio::test]
+async fn objects_are_pruned_validated_and_counted() {
+    let server = Server::start();
+    establish(&server, &definition(sized())).await;
+    let uri = format!("{WIDGETS}/a");
+    let created = server.post(WIDGETS, &widget("a", json!({"size": 3, "odd": true}))).await;
+    assert_eq!(created.headers["warning"], "299 - \"unknown field \\\"spec.odd\\\"\"");
+    let mut object = created.ok();
+    assert_eq!(object["spec"], json!({"size": 3, "color": "red"}));
+    let strict = server.post(&format!("{WIDGETS}?fieldValidation=Strict"), &widget("b", json!({"odd": true}))).await;
+    assert_eq!(
+        strict.failure().2,
+        "Widget in version \"v1\" cannot be handled as a Widget: strict decoding error: unknown field \"spec.odd\""
+    );
+    let invalid = server.post(WIDGETS, &widget("b", json!({"size": 11}))).await;
+    assert_eq!(
+        invalid.failure().2,
+        "Widget.example.com \"b\" is invalid: spec.size: Invalid value: 11: spec.size in body should be less than or equal to 10"
+    );
+    object["spec"]["size"] = json!(4);
+    let updated = server.put(&uri, &object).await.ok();
+    assert_eq!(updated["metadata"]["generation"], 2);
+    let labelled = server.merge(&uri, &json!({"metadata": {"labels": {"a": "b"}}})).await.ok();
+    assert_eq!(labelled["metadata"]["generation"], 2);
+    let unconditional = server.put(&uri, &widget("a", json!({}))).await;
+    assert_eq!(
+        unconditional.failure().2,
+        "Widget.example.com \"a\" is invalid: metadata.resourceVersion: Invalid value: 0: must be specified for an update"
+    );
+    let strategic = [("content-type", "application/strategic-merge-patch+json")];
+    assert_eq!(server.call("PATCH", &uri, &strategic, "{}").await.status, 415);
+}
+
+#[tokio::test]
+async fn a_new_default_shows_in_objects_that_were_stored_before() {
+    let server = Server::start();
+    let mut definition = establish(&server, &definition(sized())).await;
+    server.post(WIDGETS, &widget("a", json!({}))).await.ok();
+    let properties = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties";
+    definition.pointer_mut(properties).unwrap()["shape"] = json!({"type": "string", "default": "round"});
+    let mut events = Events::open(&server, &format!("{WIDGETS}?watch=true")).await;
+    assert_eq!(events.brief().await.0, "ADDED");
+    server.put(&format!("{DEFINITIONS}/widgets.example.com"), &definition).await.ok();
+    // The watch of the old form ends when the new one is served.
+    assert_eq!(events.next().await, None);
+    let object = server.get(&format!("{WIDGETS}/a")).await.ok();
+    assert_eq!(object["spec"], json!({"color": "red", "shape": "round"}));
+}
+
+#[tokio::test]
+async fn a_deleted_definition_takes_its_objects_along_and_waits_for_finalizers() {
+    let server = Server::start();
+    establish(&server, &definition(sized())).await;
+    server.post(WIDGETS, &widget("plain", json!({}))).await.ok();
+    let mut held = widget("held", json!({}));
+    held["metadata"]["finalizers"] = json!(["example.com/hold"]);
+    server.post(WIDGETS, &held).await.ok();
+    let mut widgets = Events::open(&server, &format!("{WIDGETS}?watch=true&resourceVersion=0")).await;
+    for _ in 0..2 {
+        assert_eq!(widgets.brief().await.0, "ADDED");
+    }
+    let uri = format!("{DEFINITIONS}/widgets.example.com");
+    let deleting = server.delete(&uri).await.ok();
+    assert_eq!(condition(&deleting, "Terminating")["reason"], "InstanceDeletionPending");
+    assert!(deleting["metadata"]["finalizers"][0].as_str().unwrap().starts_with("customresourcecleanup"));
+    let mut seen = [widgets.brief().await, widgets.brief().await];
+    seen.sort();
+    assert_eq!(seen, [("DELETED".into(), "plain".into()), ("MODIFIED".into(), "held".into())]);
+    let refused = server.post(WIDGETS, &widget("late", json!({}))).await.failure();
+    assert_eq!(
+        (refused.0, refused.2.as_str()),
+        (
+            403,
+            "widgets.example.com \"late\" is forbidden: create not allowed while custom resource definition is terminating"
+        )
+    );
+    let since = &deleting["metadata"]["resourceVersion"];
+    let mut definitions =
+        Events::open(&server, &format!("{DEFINITIONS}?watch=true&resourceVersion={}", since.as_str().unwrap())).await;
+    server.merge(&format!("{WIDGETS}/held"), &json!({"metadata": {"finalizers": null}})).await.ok();
+    while definitions.brief().await.0 != "DELETED" {}
+    assert_eq!(widgets.brief().await, ("DELETED".into(), "held".into()));
+    // The end of the watch tells that the resource is gone from the scheme.
+    assert_eq!(widgets.next().await, None);
+    assert_eq!(server.get(WIDGETS).await.status, 404);
+    assert_eq!(server.get("/apis/example.com/v1").await.status, 404);
+}
+
+#[tokio::test]
+async fn names_that_another_definition_has_are_not_accepted() {
+    let server = Server::start();
+    establish(&server, &definition(sized())).await;
+    let mut other = definition(sized());
+    other["metadata"]["name"] = json!("gadgets.example.com");
+    other["spec"]["names"] =
+        json!({"plural": "gadgets", "singular": "gadget", "kind": "Widget", "listKind": "GadgetList"});
+    let created = server.post(DEFINITIONS, &other).await.ok();
+    let judged = settled(&server, "gadgets.example.com", &created["metadata"]["resourceVersion"], |definition| {
+        condition(definition, "NamesAccepted").is_object()
+    })
+    .await;
+    assert_eq!(condition(&judged, "NamesAccepted")["reason"], "KindConflict");
+    assert_eq!(condition(&judged, "NamesAccepted")["message"], "\"Widget\" is already in use");
+    assert_eq!(condition(&judged, "Established")["status"], "False");
+    // When the other goes, the name is free.
+    server.delete(&format!("{DEFINITIONS}/widgets.example.com")).await.ok();
+    settled(&server, "gadgets.example.com", &judged["metadata"]["resourceVersion"], |definition| {
+        condition(definition, "Established")["status"] == "True"
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_status_subresource_writes_the_status_alone() {
+    let server = Server::start();
+    let mut definition = definition(json!({"type": "object", "properties": {
+        "spec": {"type": "object", "properties": {"size": {"type": "integer"}}},
+        "status": {"type": "object", "properties": {"ready": {"type": "boolean"}}}}}));
+    definition["spec"]["versions"][0]["subresources"] = json!({"status": {}});
+    establish(&server, &definition).await;
+    let mut object = widget("a", json!({"size": 1}));
+    object["status"] = json!({"ready": true});
+    let mut object = server.post(WIDGETS, &object).await.ok();
+    assert_eq!(object.get("status"), None);
+    object["status"] = json!({"ready": true});
+    object["spec"]["size"] = json!(9);
+    let uri = format!("{WIDGETS}/a");
+    let updated = server.put(&format!("{uri}/status"), &object).await.ok();
+    assert_eq!((&updated["spec"]["size"], &updated["status"]), (&json!(1), &json!({"ready": true})));
+    assert_eq!(updated["metadata"]["generation"], 1);
+    let mut wrong = updated.clone();
+    wrong["status"]["ready"] = json!("yes");
+    assert_eq!(
+        server.put(&format!("{uri}/status"), &wrong).await.failure().2,
+        "Widget.example.com \"a\" is invalid: status.ready: Invalid value: \"string\": ready in body must be of type boolean: \
+         \"string\""
+    );
+}
+
+#[tokio::test]
+async fn versions_differ_in_nothing_but_their_name_and_schema() {
+    let server = Server::start();
+    let mut definition = definition(sized());
+    let beta = json!({"name": "v1beta1", "served": true, "storage": false, "deprecated": true,
+        "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}});
+    definition["spec"]["versions"].as_array_mut().unwrap().push(beta);
+    establish(&server, &definition).await;
+    let versions = server.get("/apis/example.com").await.ok();
+    assert_eq!(versions["preferredVersion"]["version"], "v1");
+    let beta = "/apis/example.com/v1beta1/namespaces/default/widgets";
+    let mut object = widget("a", json!({"size": 2}));
+    object["apiVersion"] = json!("example.com/v1beta1");
+    let created = server.post(beta, &object).await;
+    assert_eq!(
+        created.headers["warning"],
+        "299 - \"example.com/v1beta1 Widget is deprecated; use example.com/v1 Widget\""
+    );
+    let created = created.ok();
+    assert_eq!((&created["apiVersion"], &created["spec"]), (&json!("example.com/v1beta1"), &json!({"size": 2})));
+    let v1 = server.get(&format!("{WIDGETS}/a")).await.ok();
+    assert_eq!((&v1["apiVersion"], &v1["spec"]), (&json!("example.com/v1"), &json!({"size": 2, "color": "red"})));
+}
+
+#[tokio::test]
+async fn fields_can_be_selected_by_and_columns_printed() {
+    let server = Server::start();
+    let mut definition = definition(sized());
+    let version = &mut definition["spec"]["versions"][0];
+    version["selectableFields"] = json!([{"jsonPath": ".spec.color"}]);
+    version["additionalPrinterColumns"] = json!([{"name": "Size", "type": "integer", "jsonPath": ".spec.size"}]);
+    establish(&server, &definition).await;
+    server.post(WIDGETS, &widget("a", json!({"size": 1}))).await.ok();
+    server.post(WIDGETS, &widget("b", json!({"color": "blue"}))).await.ok();
+    let names = |list: &Value| -> Vec<String> {
+        let items = list["items"].as_array().unwrap().iter();
+        items.map(|item| item["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let blue = server.get(&format!("{WIDGETS}?fieldSelector=spec.color%3Dblue")).await.ok();
+    assert_eq!(names(&blue), ["b"]);
+    // A default counts like a value.
+    let red = server.get(&format!("{WIDGETS}?fieldSelector=spec.color%3Dred")).await.ok();
+    assert_eq!(names(&red), ["a"]);
+    let unknown = server.get(&format!("{WIDGETS}?fieldSelector=spec.size%3D1")).await;
+    assert_eq!(unknown.failure().2, "field label not supported: spec.size");
+    let table = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
+    let table = server.call("GET", WIDGETS, &table, "").await.ok();
+    assert_eq!(table["columnDefinitions"][1]["name"], "Size");
+    assert_eq!(table["rows"][0]["cells"], json!(["a", 1]));
+    let mut events = Events::open(&server, &format!("{WIDGETS}?watch=true&fieldSelector=spec.color%3Dblue")).await;
+    assert_eq!(events.brief().await, ("ADDED".into(), "b".into()));
+    server.merge(&format!("{WIDGETS}/a"), &json!({"spec": {"color": "blue"}})).await.ok();
+    assert_eq!(events.brief().await, ("ADDED".into(), "a".into()));
+    server.merge(&format!("{WIDGETS}/b"), &json!({"spec": {"color": null}})).await.ok();
+    assert_eq!(events.brief().await, ("DELETED".into(), "b".into()));
+}
+
+#[tokio::test]
+async fn custom_resources_have_no_protobuf_form() {
+    let server = Server::start();
+    establish(&server, &definition(sized())).await;
+    server.post(WIDGETS, &widget("a", json!({}))).await.ok();
+    let protobuf = "application/vnd.kubernetes.protobuf";
+    assert_eq!(server.call("GET", WIDGETS, &[("accept", protobuf)], "").await.status, 406);
+    let metadata = format!("{protobuf};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1");
+    assert_eq!(server.call("GET", WIDGETS, &[("accept", &metadata)], "").await.status, 200);
+    assert_eq!(server.call("POST", WIDGETS, &[("content-type", protobuf)], "k8s\0").await.status, 400);
+}
