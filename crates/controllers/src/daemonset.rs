@@ -2,7 +2,7 @@
 mod plan;
 
 use crate::Context;
-use crate::claim::{claim, controller_of, name, namespace, uid};
+use crate::claim::{claim, name, namespace, uid};
 use crate::controller_revision::{self, history};
 use crate::error::{Error, is_namespace_terminating, message};
 use crate::expectations::Expectations;
@@ -107,15 +107,9 @@ pub(crate) async fn run(cx: Context) {
     });
     let (added, expectations) = (queue.clone(), controller.expectations.clone());
     pods.on_change(move |change| {
-        let pod = change.object();
-        let Some(owner) = controller_of(pod.as_ref()).filter(|owner| owner.kind == "DaemonSet") else { return };
-        if matches!(change, Change::Added(_)) {
-            expectations.created(&owner.uid);
+        if let Some(key) = expectations.observe(change, "DaemonSet") {
+            added.add(key);
         }
-        if matches!(change, Change::Deleted(_)) || pods::is_deleting(pod) {
-            expectations.deleted(&owner.uid, uid(pod.as_ref()));
-        }
-        added.add((namespace(pod.as_ref()).to_owned(), owner.name.clone()));
     });
     tokio::join!(sets.synced(), nodes.synced(), pods.synced(), revisions.synced());
     queue.run("daemonset", WORKERS, cx.stop, move |key| sync(controller.clone(), key)).await;

@@ -1,21 +1,23 @@
 //! The EndpointSlice controller: lists the pods behind each Service. The decision is [`plan::plan`].
 pub(crate) mod plan;
+pub(crate) mod write;
 
 use crate::Context;
 use crate::claim::{name, namespace};
-use crate::error::{Error, is_conflict, is_namespace_terminating, message, unless_not_found};
+use crate::error::{Error, is_conflict, is_namespace_terminating, message};
 use crate::expectations::Expectations;
 use crate::service_pods::{enqueue_services, managed_selector, selected};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
-use kube::api::{Api, DeleteParams, PostParams};
+use kube::api::Api;
 use pintle_client::informer::{Change, ObjectKey, key_of};
 use pintle_client::recorder::EventType::Warning;
 use pintle_client::{Index, Informer, Recorder, WorkQueue};
 use plan::{MANAGED_BY, MANAGER, SERVICE_NAME};
 use std::sync::Arc;
 use std::time::Duration;
+use write::{Changes, write};
 
 const WORKERS: usize = 5;
 /// Slices by "namespace/service", whoever maintains them.
@@ -131,21 +133,8 @@ async fn sync(controller: Arc<Controller>, (in_namespace, named): ObjectKey) -> 
 impl Controller {
     async fn apply(&self, service: &Service, plan: plan::Plan, key: &str) -> Result<(), Error> {
         let api: Api<EndpointSlice> = Api::namespaced(self.client.clone(), namespace(service));
-        self.expectations.expect_creations(key, plan.create.len());
-        for (done, slice) in plan.create.iter().enumerate() {
-            if let Err(error) = api.create(&PostParams::default(), slice).await {
-                for _ in done..plan.create.len() {
-                    self.expectations.created(key);
-                }
-                return Err(error.into());
-            }
-        }
-        for slice in &plan.update {
-            unless_not_found(api.replace(name(slice), &PostParams::default(), slice).await)?;
-        }
-        for slice in &plan.delete {
-            unless_not_found(api.delete(slice, &DeleteParams::default()).await)?;
-        }
+        let changes = Changes { create: plan.create, update: plan.update, delete: plan.delete };
+        write(&api, &changes, &self.expectations, key).await?;
         if plan.without_node.is_empty() {
             return Ok(());
         }

@@ -3,14 +3,15 @@
 use crate::Context;
 use crate::claim::{controller_ref, name, namespace, uid};
 use crate::endpointslice::plan::{MANAGED_BY, SERVICE_NAME, port_key};
+use crate::endpointslice::write::{Changes, write};
 use crate::endpointslice::{BY_SERVICE, index_key, managed_by, service_of};
-use crate::error::{Error, is_conflict, is_namespace_terminating, message, unless_not_found};
+use crate::error::{Error, is_conflict, is_namespace_terminating, message};
 use crate::expectations::Expectations;
 use crate::hash::semantically_equal;
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointSubset, Endpoints, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use kube::Client;
-use kube::api::{Api, DeleteParams, ObjectMeta, PostParams};
+use kube::api::{Api, ObjectMeta};
 use pintle_client::informer::{Change, Informer, ObjectKey, key_of};
 use pintle_client::recorder::EventType::Warning;
 use pintle_client::{Index, Recorder, WorkQueue};
@@ -25,14 +26,6 @@ const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// Addresses of one subset that are mirrored (`--mirroring-max-endpoints-per-subset`).
 const MAX_ADDRESSES: usize = 1000;
-
-/// What to write.
-#[derive(Debug, Default, PartialEq)]
-struct Plan {
-    create: Vec<EndpointSlice>,
-    update: Vec<EndpointSlice>,
-    delete: Vec<String>,
-}
 
 /// True if a user maintains `endpoints` for `service`.
 fn is_custom(endpoints: &Endpoints, service: Option<&Service>) -> bool {
@@ -91,8 +84,8 @@ fn slice(endpoints: &Endpoints, subset: &EndpointSubset, family: &str) -> Option
 }
 
 /// Decides about the mirrored slices `existing` of `endpoints`: none if nothing is to be mirrored.
-fn plan(endpoints: Option<&Endpoints>, existing: &[Arc<EndpointSlice>]) -> Plan {
-    let mut plan = Plan::default();
+fn plan(endpoints: Option<&Endpoints>, existing: &[Arc<EndpointSlice>]) -> Changes {
+    let mut plan = Changes::default();
     let mut left: Vec<&Arc<EndpointSlice>> = existing.iter().collect();
     let subsets = || {
         endpoints
@@ -177,7 +170,8 @@ async fn sync(controller: Arc<Controller>, (in_namespace, named): ObjectKey) -> 
     let mut existing = controller.slices.get(&key);
     existing.retain(|slice| managed_by(slice, MANAGER) && slice.metadata.deletion_timestamp.is_none());
     let decided = plan(custom, &existing);
-    let Err(error) = controller.apply(&in_namespace, &key, decided).await else { return Ok(None) };
+    let api: Api<EndpointSlice> = Api::namespaced(controller.client.clone(), &in_namespace);
+    let Err(error) = write(&api, &decided, &controller.expectations, &key).await else { return Ok(None) };
     if let (Error::Api(cause), Some(endpoints)) = (&error, &endpoints) {
         if is_namespace_terminating(cause) {
             return Ok(None);
@@ -188,28 +182,6 @@ async fn sync(controller: Arc<Controller>, (in_namespace, named): ObjectKey) -> 
         }
     }
     Err(error)
-}
-
-impl Controller {
-    async fn apply(&self, in_namespace: &str, key: &str, plan: Plan) -> Result<(), Error> {
-        let api: Api<EndpointSlice> = Api::namespaced(self.client.clone(), in_namespace);
-        self.expectations.expect_creations(key, plan.create.len());
-        for (done, slice) in plan.create.iter().enumerate() {
-            if let Err(error) = api.create(&PostParams::default(), slice).await {
-                for _ in done..plan.create.len() {
-                    self.expectations.created(key);
-                }
-                return Err(error.into());
-            }
-        }
-        for slice in &plan.update {
-            unless_not_found(api.replace(name(slice), &PostParams::default(), slice).await)?;
-        }
-        for slice in &plan.delete {
-            unless_not_found(api.delete(slice, &DeleteParams::default()).await)?;
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -236,7 +208,7 @@ mod tests {
         let first = plan(Some(&both), &[]);
         assert_eq!(first.create.iter().map(|slice| slice.address_type.as_str()).collect::<Vec<_>>(), ["IPv4", "IPv6"]);
         let existing = stored(first.create);
-        assert_eq!(plan(Some(&both), &existing), Plan::default());
+        assert_eq!(plan(Some(&both), &existing), Changes::default());
         let moved = endpoints(json!([{"notReadyAddresses": [{"ip": "1.2.3.5"}], "ports": [{"port": 5432}]}]));
         let next = plan(Some(&moved), &existing);
         assert_eq!((next.create.len(), next.update.len(), next.delete.as_slice()), (0, 1, &["db-1".to_owned()][..]));

@@ -8,12 +8,11 @@ mod policy;
 mod tests;
 
 use crate::Context;
-use crate::claim::{claim, controller_of, name, namespace, uid};
+use crate::claim::{claim, controller_of, name, uid};
 use crate::error::{Error, is_namespace_terminating, message, unless_not_found};
 use crate::expectations::Expectations;
 use crate::node_lifecycle::positive;
 use crate::pod_control::PodControl;
-use crate::pods;
 use crate::written::Written;
 use futures::future::join_all;
 use jiff::Timestamp;
@@ -69,15 +68,9 @@ pub(crate) async fn run(cx: Context) {
     });
     let (added, expectations) = (queue.clone(), controller.expectations.clone());
     pods.on_change(move |change| {
-        let pod = change.object();
-        let Some(owner) = controller_of(pod.as_ref()).filter(|owner| owner.kind == "Job") else { return };
-        if matches!(change, Change::Added(_)) {
-            expectations.created(&owner.uid);
+        if let Some(key) = expectations.observe(change, "Job") {
+            added.add(key);
         }
-        if matches!(change, Change::Deleted(_)) || pods::is_deleting(pod) {
-            expectations.deleted(&owner.uid, uid(pod.as_ref()));
-        }
-        added.add((namespace(pod.as_ref()).to_owned(), owner.name.clone()));
     });
     tokio::join!(jobs.synced(), pods.synced());
     queue.run("job", WORKERS, cx.stop, move |key| sync(controller.clone(), key)).await;

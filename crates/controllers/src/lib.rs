@@ -22,6 +22,7 @@ mod namespace;
 mod node_ipam;
 mod node_lifecycle;
 mod node_selector;
+mod per_namespace;
 mod persistent_volume;
 pub mod pod_control;
 mod pod_gc;

@@ -7,17 +7,17 @@ use crate::claim::{claim, controller_of, controller_ref, name, namespace, uid};
 use crate::error::{Error, is_namespace_terminating, message};
 use crate::expectations::Expectations;
 use crate::pod_control::{PodControl, from_template};
-use crate::{pods, selector};
+use crate::selector;
 use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
+use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, PostParams};
 use kube::{Client, Resource};
 use pintle_client::informer::{Change, Kind, ObjectKey, key_of};
 use pintle_client::{Index, Informer, Recorder, WorkQueue};
-use plan::{Condition, Plan, Spec, Status};
+use plan::{Plan, Spec, Status};
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,33 +62,12 @@ impl Replicated for ReplicaSet {
             available: status.available_replicas.unwrap_or(0),
             terminating: status.terminating_replicas,
             observed_generation: status.observed_generation,
-            conditions: status
-                .conditions
-                .into_iter()
-                .flatten()
-                .map(|condition| Condition {
-                    kind: condition.type_,
-                    status: condition.status,
-                    reason: condition.reason,
-                    message: condition.message,
-                    since: condition.last_transition_time,
-                })
-                .collect(),
+            conditions: status.conditions.into_iter().flatten().map(Into::into).collect(),
         }
     }
 
     fn with_status(&self, status: Status) -> Self {
-        let conditions: Vec<ReplicaSetCondition> = status
-            .conditions
-            .into_iter()
-            .map(|condition| ReplicaSetCondition {
-                type_: condition.kind,
-                status: condition.status,
-                reason: condition.reason,
-                message: condition.message,
-                last_transition_time: condition.since,
-            })
-            .collect();
+        let conditions: Vec<_> = status.conditions.into_iter().map(Into::into).collect();
         let mut updated = self.clone();
         updated.status = Some(ReplicaSetStatus {
             replicas: status.replicas,
@@ -160,15 +139,8 @@ fn observe<S: Replicated>(
     {
         queue.add((in_namespace.clone(), owner.name));
     }
-    if let Some(owner) = ours(pod) {
-        let appeared = matches!(change, Change::Added(_));
-        if appeared {
-            expectations.created(&owner.uid);
-        }
-        if matches!(change, Change::Deleted(_)) || pods::is_deleting(pod) {
-            expectations.deleted(&owner.uid, uid(pod.as_ref()));
-        }
-        queue.add((in_namespace, owner.name));
+    if let Some(key) = expectations.observe(change, &S::kind(&())) {
+        queue.add(key);
     } else if controller_of(pod.as_ref()).is_none() && !matches!(change, Change::Deleted(_)) {
         for set in sets.list_namespace(&in_namespace) {
             if set.spec().is_some_and(|spec| selector::matches(&spec.selector, pod.metadata.labels.as_ref())) {

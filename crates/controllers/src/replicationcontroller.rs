@@ -1,7 +1,7 @@
 //! The ReplicationController controller: [`crate::replicaset`] driven by the older kind.
-use crate::replicaset::plan::{Condition, Spec, Status};
+use crate::replicaset::plan::{Spec, Status};
 use crate::replicaset::{Replicated, nonzero};
-use k8s_openapi::api::core::v1::{ReplicationController, ReplicationControllerCondition, ReplicationControllerStatus};
+use k8s_openapi::api::core::v1::{ReplicationController, ReplicationControllerStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 impl Replicated for ReplicationController {
@@ -27,33 +27,12 @@ impl Replicated for ReplicationController {
             available: status.available_replicas.unwrap_or(0),
             terminating: None,
             observed_generation: status.observed_generation,
-            conditions: status
-                .conditions
-                .into_iter()
-                .flatten()
-                .map(|condition| Condition {
-                    kind: condition.type_,
-                    status: condition.status,
-                    reason: condition.reason,
-                    message: condition.message,
-                    since: condition.last_transition_time,
-                })
-                .collect(),
+            conditions: status.conditions.into_iter().flatten().map(Into::into).collect(),
         }
     }
 
     fn with_status(&self, status: Status) -> Self {
-        let conditions: Vec<ReplicationControllerCondition> = status
-            .conditions
-            .into_iter()
-            .map(|condition| ReplicationControllerCondition {
-                type_: condition.kind,
-                status: condition.status,
-                reason: condition.reason,
-                message: condition.message,
-                last_transition_time: condition.since,
-            })
-            .collect();
+        let conditions: Vec<_> = status.conditions.into_iter().map(Into::into).collect();
         let mut updated = self.clone();
         updated.status = Some(ReplicationControllerStatus {
             replicas: status.replicas,

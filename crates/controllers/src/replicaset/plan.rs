@@ -2,7 +2,8 @@
 use crate::pods;
 use crate::selector::{Labels, matches_map};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use k8s_openapi::api::apps::v1::ReplicaSetCondition;
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec, ReplicationControllerCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,6 +30,38 @@ pub struct Condition {
     pub message: Option<String>,
     pub since: Option<Time>,
 }
+
+/// Both ways between a kind's own condition and [`Condition`].
+macro_rules! condition {
+    ($own:ty) => {
+        impl From<$own> for Condition {
+            fn from(own: $own) -> Self {
+                Condition {
+                    kind: own.type_,
+                    status: own.status,
+                    reason: own.reason,
+                    message: own.message,
+                    since: own.last_transition_time,
+                }
+            }
+        }
+
+        impl From<Condition> for $own {
+            fn from(condition: Condition) -> Self {
+                Self {
+                    type_: condition.kind,
+                    status: condition.status,
+                    reason: condition.reason,
+                    message: condition.message,
+                    last_transition_time: condition.since,
+                }
+            }
+        }
+    };
+}
+
+condition!(ReplicaSetCondition);
+condition!(ReplicationControllerCondition);
 
 /// The status of either kind.
 #[derive(Debug, Clone, Default, PartialEq)]
