@@ -12,6 +12,7 @@ mod disruption;
 mod endpoints;
 mod endpointslice;
 mod endpointslice_mirroring;
+mod ephemeral_volume;
 pub mod error;
 pub mod expectations;
 mod garbage_collector;
@@ -32,6 +33,7 @@ mod replicationcontroller;
 mod root_ca;
 pub mod scale;
 pub mod selector;
+mod service_cidr;
 mod service_pods;
 mod serviceaccount;
 mod statefulset;
@@ -109,6 +111,8 @@ pub async fn run(config: Config, clients: Clients, informers: Informers, stop: C
     start("endpointslice-mirroring", Box::pin(endpointslice_mirroring::run(cx.clone())), stop.clone());
     start("disruption", Box::pin(disruption::run(cx.clone())), stop.clone());
     start("cronjob", Box::pin(cronjob::run(cx.clone())), stop.clone());
+    start("ephemeral-volume", Box::pin(ephemeral_volume::run(cx.clone())), stop.clone());
+    start("service-cidr", Box::pin(service_cidr::run(cx.clone())), stop.clone());
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "a controller ended by itself");
