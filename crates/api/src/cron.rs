@@ -1,6 +1,6 @@
 //! Cron schedules as `robfig/cron` takes them, with its messages: [`Schedule::parse`] reads one, [`Schedule::next`] says when
 //! it comes next.
-use crate::time_zone;
+use crate::{duration, time_zone};
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, Zoned};
@@ -139,7 +139,7 @@ fn descriptor(text: &str) -> Result<When, String> {
             let Some(given) = text.strip_prefix("@every ") else {
                 return Err(format!("unrecognized descriptor: {text}"));
             };
-            let Some(distance) = duration(given) else {
+            let Some(distance) = duration::parse(given) else {
                 return Err(format!("failed to parse duration {text}: time: invalid duration {given:?}"));
             };
             let seconds = distance.as_secs().max(1);
@@ -149,38 +149,6 @@ fn descriptor(text: &str) -> Result<When, String> {
     let hours = if text == "@hourly" { all(&HOURS) } else { only(0) };
     let weekdays = if text == "@weekly" { only(0) } else { all(&WEEKDAYS) };
     Ok(When::Fields { minutes: only(0), hours, days, months, weekdays })
-}
-
-/// A duration as Go writes it: `1h30m`, `1.5s`.
-fn duration(text: &str) -> Option<SignedDuration> {
-    let (negative, mut rest) = match text.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, text.strip_prefix('+').unwrap_or(text)),
-    };
-    if rest == "0" {
-        return Some(SignedDuration::ZERO);
-    }
-    if rest.is_empty() {
-        return None;
-    }
-    let mut seconds = 0.0;
-    while !rest.is_empty() {
-        let number = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
-        let (digits, unit) = rest.split_at(number);
-        let length = unit.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(unit.len());
-        let factor = match &unit[..length] {
-            "ns" => 1e-9,
-            "us" | "µs" | "μs" => 1e-6,
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return None,
-        };
-        seconds += digits.parse::<f64>().ok()? * factor;
-        rest = &unit[length..];
-    }
-    SignedDuration::try_from_secs_f64(if negative { -seconds } else { seconds }).ok()
 }
 
 fn range(start: u64, end: u64, step: u64) -> u64 {

@@ -16,7 +16,7 @@
 //! | [`protobuf`] | `application/vnd.kubernetes.protobuf` both ways, lists, watch frames |
 //! | [`quantity`] | exact amounts: [`quantity::Quantity`] |
 //! | [`selector`] | label and field selectors |
-//! | [`cron`] | cron schedules: [`cron::Schedule`]; [`time_zone`] finds the zone of a name |
+//! | [`cron`] | cron schedules: [`cron::Schedule`]; [`time_zone`] finds the zone of a name, [`duration`] reads `1h30m` |
 //! | [`int_or_string`] | ports and percentages |
 //! | [`json_path`] | JSONPath of printer columns |
 //! | [`openapi`] | the documents of `/openapi/v2` and `/openapi/v3`: [`openapi::OpenApi`] |
@@ -32,6 +32,7 @@ pub mod custom;
 pub mod decode;
 mod descriptions;
 pub mod discovery;
+pub mod duration;
 pub mod facts;
 pub mod field;
 pub mod int_or_string;

@@ -17,6 +17,7 @@ pub mod error;
 pub mod expectations;
 mod garbage_collector;
 pub mod hash;
+mod horizontal_pod_autoscaler;
 pub mod int_or_percent;
 mod job;
 mod namespace;
@@ -111,6 +112,7 @@ pub async fn run(config: Config, clients: Clients, informers: Informers, stop: C
     start("endpointslice-mirroring", Box::pin(endpointslice_mirroring::run(cx.clone())), stop.clone());
     start("disruption", Box::pin(disruption::run(cx.clone())), stop.clone());
     start("cronjob", Box::pin(cronjob::run(cx.clone())), stop.clone());
+    start("horizontal-pod-autoscaler", Box::pin(horizontal_pod_autoscaler::run(cx.clone())), stop.clone());
     start("ephemeral-volume", Box::pin(ephemeral_volume::run(cx.clone())), stop.clone());
     start("service-cidr", Box::pin(service_cidr::run(cx.clone())), stop.clone());
     while let Some(ended) = tasks.join_next().await {

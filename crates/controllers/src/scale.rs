@@ -81,7 +81,8 @@ impl Scales {
         Api::namespaced_with(self.client.clone(), namespace, &resource.api)
     }
 
-    async fn resource(&self, target: &Target) -> Result<Resource, NoScale> {
+    /// The resource that the kind of `target` is.
+    pub async fn resource(&self, target: &Target) -> Result<Resource, NoScale> {
         let key = (target.group().to_owned(), target.kind.clone());
         let known = self.known.lock().get(&key).cloned();
         if let Some(resource) = known {
