@@ -6,9 +6,11 @@
 //! | [`transport`] | one HTTP/1.1 request to a backend, upgrades passed through as bytes |
 //! | [`kubelet`] | where a node's kubelet is, and how it is trusted |
 //! | [`streams`] | `pods/log`, `pods/exec`, `pods/attach`, `pods/portforward` |
+//! | [`metrics`] | `metrics.k8s.io`: what nodes and pods use |
 //! | [`http_proxy`] | `pods/proxy`, `services/proxy`, `nodes/proxy` |
 pub mod http_proxy;
 pub mod kubelet;
+pub mod metrics;
 pub mod streams;
 pub mod transport;
 
@@ -16,6 +18,7 @@ use crate::authz::default::ClusterAuthorizer;
 use crate::special::Specials;
 use http_proxy::{HttpProxy, To};
 use kubelet::Kubelets;
+use metrics::Metrics;
 use pintle_pki::{ClusterPki, Error};
 use std::sync::Arc;
 use streams::{Logs, Stream, Streams};
@@ -36,6 +39,9 @@ pub fn register(specials: &mut Specials, pki: &ClusterPki, authorizer: &ClusterA
     }
     for (resource, to) in [("pods", To::Pod), ("services", To::Service), ("nodes", To::Node)] {
         specials.register("", resource, "proxy", Arc::new(HttpProxy::new(to, kubelets.clone())?));
+    }
+    for (resource, rest) in Metrics::both(&kubelets) {
+        specials.register(metrics::GROUP, resource, "", Arc::new(rest));
     }
     Ok(())
 }

@@ -3,6 +3,7 @@ use crate::start::Settings;
 use anyhow::{Context, Result};
 use pintle_api::scheme::Scheme;
 use pintle_apiserver::aggregator::Aggregator;
+use pintle_apiserver::proxy::metrics;
 use pintle_apiserver::registry::Registry;
 use pintle_apiserver::special::{Specials, register_kinds};
 use pintle_apiserver::{ApiServer, Parts, api_services, bootstrap, definitions, secure};
@@ -19,7 +20,8 @@ pub async fn server(
     stop: &CancellationToken,
 ) -> Result<ApiServer> {
     let instance = &settings.instance;
-    let registry = Registry::new(store, Scheme::builtin(), stop.clone());
+    let scheme = Arc::new(Scheme::builtin().extended(metrics::resources()));
+    let registry = Registry::new(store, scheme, stop.clone());
     let service = bootstrap::service::Config {
         service_cidrs: vec![instance.service_cidr.into()],
         advertise_address: settings.node_ip,
