@@ -15,6 +15,7 @@
 //! | [`names`] | rules for names, labels, ports, each with upstream's complaint |
 //! | [`protobuf`] | `application/vnd.kubernetes.protobuf` both ways, lists, watch frames |
 //! | [`quantity`] | exact amounts: [`quantity::Quantity`] |
+//! | [`quota`], [`resource_list`] | what objects count against quotas and limits |
 //! | [`selector`] | label and field selectors |
 //! | [`cron`] | cron schedules: [`cron::Schedule`]; [`time_zone`] finds the zone of a name, [`duration`] reads `1h30m` |
 //! | [`int_or_string`] | ports and percentages |
@@ -43,6 +44,8 @@ pub mod openapi;
 pub mod patch;
 pub mod protobuf;
 pub mod quantity;
+pub mod quota;
+pub mod resource_list;
 pub mod scheme;
 pub mod selector;
 pub mod status;

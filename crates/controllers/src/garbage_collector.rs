@@ -4,6 +4,7 @@ mod decide;
 mod graph;
 
 use crate::Context;
+use crate::deletions::Deletions;
 use crate::discovery::{Resource, served};
 use crate::error::{Error, is_conflict, is_not_found, is_reason, unless_not_found};
 use decide::{Decision, Owner, decide};
@@ -36,6 +37,8 @@ struct Collector {
     /// (group, kind) → resource.
     kinds: Mutex<HashMap<(String, String), Resource>>,
     queue: WorkQueue<Work>,
+    /// Who wants to know what is gone.
+    deletions: Deletions,
 }
 
 /// One event of one resource's watch.
@@ -44,8 +47,13 @@ type Change = (usize, Option<Event<ObjectMeta>>);
 /// Runs the collector until the context stops.
 pub(crate) async fn run(cx: Context) {
     let client = cx.clients.controller("generic-garbage-collector");
-    let collector =
-        Arc::new(Collector { client, graph: Mutex::default(), kinds: Mutex::default(), queue: WorkQueue::new() });
+    let collector = Arc::new(Collector {
+        client,
+        graph: Mutex::default(),
+        kinds: Mutex::default(),
+        queue: WorkQueue::new(),
+        deletions: cx.deletions.clone(),
+    });
     let listed = Arc::new(Notify::new());
     let watching = tokio::spawn(watch(collector.clone(), listed.clone()));
     let _abort = AbortOnDrop(watching.abort_handle());
@@ -176,7 +184,11 @@ impl Collector {
             Event::Delete(meta) => {
                 let uid = meta.uid.as_deref().unwrap_or_default();
                 watched.known.remove(uid);
-                graph.gone(uid)
+                let work = graph.gone(uid);
+                drop(graph);
+                let api = &watched.resource.api;
+                self.deletions.tell(&api.group, &api.plural, meta.namespace.as_deref().unwrap_or_default());
+                work
             }
         }
     }

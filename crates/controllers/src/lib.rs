@@ -6,6 +6,7 @@ pub mod conditions;
 pub mod controller_revision;
 mod cronjob;
 mod daemonset;
+pub mod deletions;
 mod deployment;
 pub mod discovery;
 mod disruption;
@@ -31,6 +32,7 @@ mod pod_gc;
 pub mod pods;
 mod replicaset;
 mod replicationcontroller;
+mod resource_quota;
 mod root_ca;
 pub mod scale;
 pub mod selector;
@@ -73,11 +75,13 @@ pub(crate) struct Context {
     clients: Clients,
     informers: Informers,
     stop: CancellationToken,
+    deletions: deletions::Deletions,
 }
 
 /// Runs all controllers until `stop`. `informers` should read as `system:kube-controller-manager`.
 pub async fn run(config: Config, clients: Clients, informers: Informers, stop: CancellationToken) {
-    let cx = Context { config: Arc::new(config), clients, informers, stop };
+    let deletions = deletions::Deletions::default();
+    let cx = Context { config: Arc::new(config), clients, informers, stop, deletions };
     let mut tasks = JoinSet::new();
     let mut start = |controller: &'static str,
                      task: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>,
@@ -115,6 +119,7 @@ pub async fn run(config: Config, clients: Clients, informers: Informers, stop: C
     start("horizontal-pod-autoscaler", Box::pin(horizontal_pod_autoscaler::run(cx.clone())), stop.clone());
     start("ephemeral-volume", Box::pin(ephemeral_volume::run(cx.clone())), stop.clone());
     start("service-cidr", Box::pin(service_cidr::run(cx.clone())), stop.clone());
+    start("resourcequota", Box::pin(resource_quota::run(cx.clone())), stop.clone());
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "a controller ended by itself");
