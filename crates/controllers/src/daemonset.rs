@@ -7,6 +7,7 @@ use crate::controller_revision::{self, history};
 use crate::error::{Error, is_namespace_terminating, message};
 use crate::expectations::Expectations;
 use crate::pod_control::PodControl;
+use crate::pod_owners::observe;
 use crate::{pods, selector};
 use futures::future::join_all;
 use jiff::Timestamp;
@@ -105,11 +106,13 @@ pub(crate) async fn run(cx: Context) {
             known.list().iter().for_each(|set| added.add(key_of(set.as_ref())));
         }
     });
-    let (added, expectations) = (queue.clone(), controller.expectations.clone());
+    let (added, expectations, known) = (queue.clone(), controller.expectations.clone(), sets.clone());
     pods.on_change(move |change| {
-        if let Some(key) = expectations.observe(change, "DaemonSet") {
-            added.add(key);
-        }
+        let selects = |set: &DaemonSet, pod: &Pod| {
+            let wanted = set.spec.as_ref().map(|spec| &spec.selector);
+            wanted.is_some_and(|wanted| selector::matches(wanted, pod.metadata.labels.as_ref()))
+        };
+        observe(change, Some(&expectations), &known, selects, &added);
     });
     tokio::join!(sets.synced(), nodes.synced(), pods.synced(), revisions.synced());
     queue.run("daemonset", WORKERS, cx.stop, move |key| sync(controller.clone(), key)).await;

@@ -1,9 +1,5 @@
 //! What a controller has done that its local copy does not show yet, so that it does not do it twice.
-use crate::claim::{controller_of, namespace, uid};
-use crate::pods;
-use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
-use pintle_client::informer::{Change, ObjectKey};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,19 +58,6 @@ impl Expectations {
     /// Nothing is expected for `key` any more: it is gone.
     pub fn forget(&self, key: &str) {
         self.0.lock().remove(key);
-    }
-
-    /// Settles what a change of a pod shows about its controller of `kind`; returns where that is.
-    pub fn observe(&self, change: &Change<'_, Pod>, kind: &str) -> Option<ObjectKey> {
-        let pod = change.object();
-        let owner = controller_of(pod.as_ref()).filter(|owner| owner.kind == kind)?;
-        if matches!(change, Change::Added(_)) {
-            self.created(&owner.uid);
-        }
-        if matches!(change, Change::Deleted(_)) || pods::is_deleting(pod) {
-            self.deleted(&owner.uid, uid(pod.as_ref()));
-        }
-        Some((namespace(pod.as_ref()).to_owned(), owner.name.clone()))
     }
 
     fn update(&self, key: &str, change: impl FnOnce(&mut Expected)) {

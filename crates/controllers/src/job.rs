@@ -13,6 +13,8 @@ use crate::error::{Error, is_namespace_terminating, message, unless_not_found};
 use crate::expectations::Expectations;
 use crate::node_lifecycle::positive;
 use crate::pod_control::PodControl;
+use crate::pod_owners::observe;
+use crate::selector;
 use crate::written::Written;
 use futures::future::join_all;
 use jiff::Timestamp;
@@ -66,11 +68,13 @@ pub(crate) async fn run(cx: Context) {
         }
         added.add(key_of(change.object().as_ref()));
     });
-    let (added, expectations) = (queue.clone(), controller.expectations.clone());
+    let (added, expectations, known) = (queue.clone(), controller.expectations.clone(), jobs.clone());
     pods.on_change(move |change| {
-        if let Some(key) = expectations.observe(change, "Job") {
-            added.add(key);
-        }
+        let selects = |set: &Job, pod: &Pod| {
+            let wanted = set.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+            wanted.is_some_and(|wanted| selector::matches(wanted, pod.metadata.labels.as_ref()))
+        };
+        observe(change, Some(&expectations), &known, selects, &added);
     });
     tokio::join!(jobs.synced(), pods.synced());
     queue.run("job", WORKERS, cx.stop, move |key| sync(controller.clone(), key)).await;

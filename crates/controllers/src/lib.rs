@@ -29,6 +29,7 @@ mod per_namespace;
 mod persistent_volume;
 pub mod pod_control;
 mod pod_gc;
+mod pod_owners;
 pub mod pods;
 mod replicaset;
 mod replicationcontroller;

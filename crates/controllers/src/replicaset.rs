@@ -7,6 +7,7 @@ use crate::claim::{claim, controller_of, controller_ref, name, namespace, uid};
 use crate::error::{Error, is_namespace_terminating, message};
 use crate::expectations::Expectations;
 use crate::pod_control::{PodControl, from_template};
+use crate::pod_owners::observe;
 use crate::selector;
 use futures::future::join_all;
 use jiff::Timestamp;
@@ -118,36 +119,14 @@ pub(crate) async fn run<S: Replicated>(cx: Context) {
         added.add(key_of(change.object().as_ref()));
     });
     let (added, expectations, known) = (queue.clone(), controller.expectations.clone(), sets.clone());
-    pods.on_change(move |change| observe(change, &expectations, &known, &added));
+    pods.on_change(move |change| {
+        let selects = |set: &S, pod: &Pod| {
+            set.spec().is_some_and(|spec| selector::matches(&spec.selector, pod.metadata.labels.as_ref()))
+        };
+        observe(change, Some(&expectations), &known, selects, &added);
+    });
     tokio::join!(sets.synced(), pods.synced());
     queue.run(S::CONTROLLER, WORKERS, cx.stop, move |key| sync(controller.clone(), key)).await;
-}
-
-/// Settles expectations by a change of a pod and wakes the sets concerned.
-fn observe<S: Replicated>(
-    change: &Change<'_, Pod>,
-    expectations: &Expectations,
-    sets: &Informer<S>,
-    queue: &WorkQueue<ObjectKey>,
-) {
-    let pod = change.object();
-    let ours = |pod: &Pod| controller_of(pod).filter(|owner| owner.kind == S::kind(&())).cloned();
-    let in_namespace = namespace(pod.as_ref()).to_owned();
-    if let Change::Updated(old, new) = change
-        && let Some(owner) = ours(old)
-        && Some(&owner) != ours(new).as_ref()
-    {
-        queue.add((in_namespace.clone(), owner.name));
-    }
-    if let Some(key) = expectations.observe(change, &S::kind(&())) {
-        queue.add(key);
-    } else if controller_of(pod.as_ref()).is_none() && !matches!(change, Change::Deleted(_)) {
-        for set in sets.list_namespace(&in_namespace) {
-            if set.spec().is_some_and(|spec| selector::matches(&spec.selector, pod.metadata.labels.as_ref())) {
-                queue.add(key_of(set.as_ref()));
-            }
-        }
-    }
 }
 
 async fn sync<S: Replicated>(

@@ -4,17 +4,18 @@ mod plan;
 mod tests;
 
 use crate::Context;
-use crate::claim::{claim, claim_if, controller_of, name, namespace, uid};
+use crate::claim::{claim, claim_if, name, namespace, uid};
 use crate::controller_revision::{self, history};
 use crate::error::{Error, is_already_exists, message, unless_not_found};
 use crate::node_lifecycle::positive;
+use crate::pod_owners::observe;
 use crate::{pods, selector};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::Client;
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
-use pintle_client::informer::{Change, Informer, ObjectKey, key_of};
+use pintle_client::informer::{Informer, ObjectKey, key_of};
 use pintle_client::recorder::EventType::{Normal, Warning};
 use pintle_client::{Index, Recorder, WorkQueue};
 use plan::{Revisions, Step, ordinal};
@@ -51,22 +52,11 @@ pub(crate) async fn run(cx: Context) {
     sets.on_change(move |change| added.add(key_of(change.object().as_ref())));
     let (added, known) = (queue.clone(), sets.clone());
     pods.on_change(move |change| {
-        let pod = change.object();
-        match controller_of(pod.as_ref()) {
-            Some(owner) if owner.kind == "StatefulSet" => {
-                added.add((namespace(pod.as_ref()).to_owned(), owner.name.clone()));
-            }
-            Some(_) => {}
-            None if matches!(change, Change::Deleted(_)) => {}
-            None => {
-                for set in known.list_namespace(namespace(pod.as_ref())) {
-                    let wanted = set.spec.as_ref().map(|spec| &spec.selector);
-                    if wanted.is_some_and(|wanted| selector::matches(wanted, pod.metadata.labels.as_ref())) {
-                        added.add(key_of(set.as_ref()));
-                    }
-                }
-            }
-        }
+        let selects = |set: &StatefulSet, pod: &Pod| {
+            let wanted = set.spec.as_ref().map(|spec| &spec.selector);
+            wanted.is_some_and(|wanted| selector::matches(wanted, pod.metadata.labels.as_ref()))
+        };
+        observe(change, None, &known, selects, &added);
     });
     tokio::join!(sets.synced(), pods.synced(), revisions.synced(), claims.synced());
     queue.run("statefulset", WORKERS, cx.stop, move |key| sync(controller.clone(), key)).await;
