@@ -9,13 +9,13 @@ mod tests;
 
 use crate::Context;
 use crate::claim::{claim, controller_of, name, uid};
-use crate::error::{Error, is_namespace_terminating, message, unless_not_found};
+use crate::error::{Error, is_conflict, is_namespace_terminating, message, unless_not_found};
 use crate::expectations::Expectations;
 use crate::node_lifecycle::positive;
 use crate::pod_control::PodControl;
 use crate::pod_owners::observe;
-use crate::selector;
 use crate::written::Written;
+use crate::{pods, selector};
 use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
@@ -60,6 +60,7 @@ pub(crate) async fn run(cx: Context) {
         written: Written::default(),
     });
     let queue = WorkQueue::<ObjectKey>::new();
+    let orphans = WorkQueue::<ObjectKey>::new();
     let (added, watching) = (queue.clone(), controller.clone());
     jobs.on_change(move |change| {
         if let Change::Deleted(job) = change {
@@ -69,15 +70,31 @@ pub(crate) async fn run(cx: Context) {
         added.add(key_of(change.object().as_ref()));
     });
     let (added, expectations, known) = (queue.clone(), controller.expectations.clone(), jobs.clone());
+    let lost = orphans.clone();
     pods.on_change(move |change| {
         let selects = |set: &Job, pod: &Pod| {
             let wanted = set.spec.as_ref().and_then(|spec| spec.selector.as_ref());
             wanted.is_some_and(|wanted| selector::matches(wanted, pod.metadata.labels.as_ref()))
         };
         observe(change, Some(&expectations), &known, selects, &added);
+        if !matches!(change, Change::Deleted(_)) && is_orphan(change.object()) {
+            lost.add(key_of(change.object().as_ref()));
+        }
     });
     tokio::join!(jobs.synced(), pods.synced());
-    queue.run("job", WORKERS, cx.stop, move |key| sync(controller.clone(), key)).await;
+    let (finding, stop) = (controller.clone(), cx.stop.clone());
+    tokio::join!(
+        queue.run("job", WORKERS, cx.stop, move |key| sync(controller.clone(), key)),
+        orphans.run("job-orphans", 1, stop, move |key| {
+            let controller = finding.clone();
+            async move { controller.release_orphan(&key).await }
+        })
+    );
+}
+
+/// True if the pod waits to be counted and belongs to nobody: no Job would ever let it go.
+fn is_orphan(pod: &Pod) -> bool {
+    is_tracked(pod) && controller_of(pod).is_none()
 }
 
 async fn sync(controller: Arc<Controller>, (in_namespace, named): ObjectKey) -> Result<Option<Duration>, Error> {
@@ -96,6 +113,10 @@ async fn sync(controller: Arc<Controller>, (in_namespace, named): ObjectKey) -> 
     let pods_api: Api<Pod> = Api::namespaced(controller.client.clone(), &in_namespace);
     let caught_up = controller.expectations.satisfied(uid(job.as_ref()));
     let owned = claim(job.as_ref(), selector, &controller.pods, &api, &pods_api).await?;
+    for adopted in owned.iter().filter(|pod| controller_of(pod.as_ref()).is_none() && !pods::is_terminal(pod)) {
+        let patch = Patch::Strategic(json!({"metadata": {"uid": uid(adopted.as_ref()), "finalizers": [TRACKING]}}));
+        unless_not_found(pods_api.patch(name(adopted.as_ref()), &PatchParams::default(), &patch).await)?;
+    }
     if is_finished(&job) {
         release(&pods_api, &owned).await?;
         return Ok(None);
@@ -130,6 +151,21 @@ async fn release(api: &Api<Pod>, pods: &[Arc<Pod>]) -> Result<(), Error> {
 }
 
 impl Controller {
+    /// Lets an orphan go, if it is one still: a Job that adopts it meanwhile makes it another version.
+    async fn release_orphan(&self, key: &ObjectKey) -> Result<Option<Duration>, Error> {
+        let Some(pod) = self.all_pods.get(&key.0, &key.1).filter(|pod| is_orphan(pod)) else { return Ok(None) };
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &key.0);
+        let patch = Patch::Strategic(json!({"metadata": {
+            "uid": uid(pod.as_ref()), "resourceVersion": pod.metadata.resource_version,
+            "$deleteFromPrimitiveList/finalizers": [TRACKING],
+        }}));
+        match unless_not_found(api.patch(&key.1, &PatchParams::default(), &patch).await) {
+            // Its change comes here, too.
+            Err(Error::Api(error)) if is_conflict(&error) => Ok(None),
+            result => result.map(|_| None),
+        }
+    }
+
     /// The Job is gone: nobody counts its pods any more.
     async fn release_orphans(&self, in_namespace: &str, named: &str) -> Result<Option<Duration>, Error> {
         let of_job = |pod: &Pod| controller_of(pod).is_some_and(|owner| owner.kind == "Job" && owner.name == named);
@@ -214,4 +250,21 @@ fn expires_at(job: &Job) -> Option<Timestamp> {
     let end =
         ends.find(|condition| condition.status == "True" && matches!(condition.type_.as_str(), "Complete" | "Failed"))?;
     end.last_transition_time.as_ref()?.0.checked_add(jiff::SignedDuration::from_secs(i64::from(ttl))).ok()
+}
+
+#[cfg(test)]
+mod orphan_tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_that_no_job_can_let_go_is_an_orphan() {
+        let pod = |owners: serde_json::Value, finalizer: &str| -> Pod {
+            let meta = json!({"name": "p", "ownerReferences": owners, "finalizers": [finalizer]});
+            serde_json::from_value(json!({"metadata": meta})).unwrap()
+        };
+        let owner = json!([{"apiVersion": "batch/v1", "kind": "Job", "name": "j", "uid": "u", "controller": true}]);
+        assert!(is_orphan(&pod(json!([]), TRACKING)));
+        assert!(!is_orphan(&pod(owner, TRACKING)));
+        assert!(!is_orphan(&pod(json!([]), "example.com/other")));
+    }
 }
