@@ -17,7 +17,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use pintle_api::custom::{Definition, Names};
 use pintle_api::meta;
-use pintle_api::scheme::{Resource, Scheme};
+use pintle_api::scheme::Resource;
 use pintle_api::status::ApiError;
 use plan::{Used, Verdict};
 use std::collections::{BTreeMap, HashMap};
@@ -137,7 +137,7 @@ impl State {
 
     /// Puts a new scheme in place if anything that clients see of the resources changed.
     fn serve(&mut self, registry: &Registry, verdicts: &BTreeMap<String, Verdict>) {
-        let builtin = Scheme::builtin();
+        let builtin = registry.own_scheme();
         let mut changed = false;
         self.served.retain(|name, _| {
             let stays = verdicts.get(name).is_some_and(|verdict| verdict.served);

@@ -33,6 +33,8 @@ pub struct Registry(Arc<Inner>);
 struct Inner {
     store: Arc<dyn Store>,
     scheme: ArcSwap<Scheme>,
+    /// The resources that are no custom ones.
+    own: Arc<Scheme>,
     cache: Arc<WatchCache>,
 }
 
@@ -49,12 +51,17 @@ impl Registry {
         for resource in scheme.resources().filter(|resource| resource.is_stored()) {
             cache.ring(resource.storage_prefix().as_bytes());
         }
-        Registry(Arc::new(Inner { store, scheme: ArcSwap::new(scheme), cache }))
+        Registry(Arc::new(Inner { store, own: scheme.clone(), scheme: ArcSwap::new(scheme), cache }))
     }
 
     /// The resources that are served now.
     pub fn scheme(&self) -> Arc<Scheme> {
         self.0.scheme.load_full()
+    }
+
+    /// The resources that this server has without any custom ones.
+    pub(crate) fn own_scheme(&self) -> Arc<Scheme> {
+        self.0.own.clone()
     }
 
     /// Serves the resources of `scheme` from now on. Watches of custom resources whose definition changed end.
