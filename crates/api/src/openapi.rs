@@ -2,6 +2,7 @@
 //!
 //! Documents are written straight into bytes, one schema and one path at a time, so that building one needs little more memory
 //! than the document itself. Callers keep the bytes for as long as the scheme stays the same.
+mod custom;
 pub mod gnostic;
 mod operations;
 mod schemas;
@@ -14,7 +15,7 @@ use sha2::{Digest, Sha512};
 use crate::{
     descriptions::{Descriptions, Text},
     facts,
-    scheme::{GroupVersion, Resource, Scheme, api_version},
+    scheme::{GroupVersion, Scheme, api_version},
 };
 use schemas::Dialect;
 
@@ -22,18 +23,19 @@ use schemas::Dialect;
 #[derive(Clone, Copy)]
 pub struct OpenApi<'a> {
     scheme: &'a Scheme,
-    custom: &'a dyn Fn(&Resource) -> Option<Value>,
 }
 
 /// The OpenAPI name of a type: of the facts, or for custom resources of the reversed group.
 fn definition_name(group: &str, version: &str, kind: &str) -> String {
     match facts::lookup(group, version, kind) {
         Some(ty) => full_name(ty.name),
-        None => {
-            let reversed: Vec<&str> = group.rsplit('.').collect();
-            format!("{}.{version}.{kind}", reversed.join("."))
-        }
+        None => reversed_name(group, version, kind),
     }
+}
+
+fn reversed_name(group: &str, version: &str, kind: &str) -> String {
+    let reversed: Vec<&str> = group.rsplit('.').collect();
+    format!("{}.{version}.{kind}", reversed.join("."))
 }
 
 fn full_name(name: &str) -> String {
@@ -43,9 +45,9 @@ fn full_name(name: &str) -> String {
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
 
 impl<'a> OpenApi<'a> {
-    /// Documents of `scheme`; `custom` gives the schema of resources that are not built in.
-    pub fn new(scheme: &'a Scheme, custom: &'a dyn Fn(&Resource) -> Option<Value>) -> Self {
-        OpenApi { scheme, custom }
+    /// Documents of `scheme`.
+    pub fn new(scheme: &'a Scheme) -> Self {
+        OpenApi { scheme }
     }
 
     fn group_version(&self, path: &str) -> Option<&'a GroupVersion> {
@@ -58,10 +60,8 @@ impl<'a> OpenApi<'a> {
         let mut hash = Sha512::new();
         hash.update(env!("CARGO_PKG_VERSION"));
         for r in self.scheme.resources_of(&gv.group, &gv.version) {
+            // Of custom resources this shows what changes with their definition.
             hash.update(format!("{r:?}"));
-            if let Some(schema) = (self.custom)(r) {
-                hash.update(schema.to_string());
-            }
         }
         Some(hash.finalize().iter().map(|b| format!("{b:02X}")).collect())
     }
@@ -127,9 +127,8 @@ impl<'a> OpenApi<'a> {
         for gv in group_versions {
             for r in self.scheme.resources_of(&gv.group, &gv.version) {
                 let name = definition_name(&r.group, &r.version, &r.kind);
-                if let Some(schema) = (self.custom)(r) {
-                    custom.insert(format!("{name}List"), schemas::custom_list(r, &name, dialect));
-                    custom.insert(name, schema);
+                if let Some(definitions) = custom::definitions(r, dialect, descriptions) {
+                    custom.extend(definitions);
                     wanted.insert(format!("{META}ListMeta"));
                     wanted.insert(format!("{META}ObjectMeta"));
                 } else {
@@ -182,14 +181,14 @@ mod tests {
 
     fn document(path: &str) -> Value {
         let scheme = Scheme::builtin();
-        let bytes = OpenApi::new(&scheme, &|_| None).v3(path).unwrap();
+        let bytes = OpenApi::new(&scheme).v3(path).unwrap();
         serde_json::from_slice(&bytes).unwrap()
     }
 
     #[test]
     fn the_index_names_every_group_version_with_a_hash() {
         let scheme = Scheme::builtin();
-        let index: Value = serde_json::from_slice(&OpenApi::new(&scheme, &|_| None).v3_index()).unwrap();
+        let index: Value = serde_json::from_slice(&OpenApi::new(&scheme).v3_index()).unwrap();
         let url = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().unwrap();
         assert!(url.starts_with("/openapi/v3/apis/apps/v1?hash=") && url.len() == 30 + 128, "{url}");
         assert_eq!(index["paths"].as_object().unwrap().len(), scheme.group_versions().len());
@@ -215,30 +214,38 @@ mod tests {
             let name = reference.split('"').next().unwrap();
             assert!(schemas.contains_key(name), "{name}");
         }
-        assert!(OpenApi::new(&Scheme::builtin(), &|_| None).v3("apis/nope/v1").is_none());
+        assert!(OpenApi::new(&Scheme::builtin()).v3("apis/nope/v1").is_none());
     }
 
     #[test]
     fn custom_resources_are_published() {
-        let widget = Resource {
-            group: "example.com".into(),
-            kind: "Widget".into(),
-            list_kind: "WidgetList".into(),
-            plural: "widgets".into(),
-            ..(**Scheme::builtin().by_kind("apps", "v1", "Deployment").unwrap()).clone()
-        };
-        let scheme = Scheme::builtin().extended([widget]);
-        let custom = |r: &Resource| (r.group == "example.com").then(|| json!({"type": "object"}));
-        let bytes = OpenApi::new(&scheme, &custom).v3("apis/example.com/v1").unwrap();
+        let object = json!({"metadata": {"name": "widgets.example.com"}, "spec": {"group": "example.com", "scope": "Namespaced",
+            "names": {"plural": "widgets", "singular": "widget", "kind": "Widget", "listKind": "WidgetList"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {
+                "type": "object", "properties": {"spec": {"type": "object", "description": "What is wanted."}}}}}]}});
+        let source = bytes::Bytes::from(object.to_string());
+        let definition: crate::custom::Definition = serde_json::from_slice(&source).unwrap();
+        let widgets = definition.resources(&source, &definition.spec.names);
+        let scheme = Scheme::builtin().extended(widgets);
+        let bytes = OpenApi::new(&scheme).v3("apis/example.com/v1").unwrap();
         let document: Value = serde_json::from_slice(&bytes).unwrap();
-        assert_eq!(document["components"]["schemas"]["com.example.v1.Widget"], json!({"type": "object"}));
-        assert!(document["components"]["schemas"]["com.example.v1.WidgetList"].is_object());
+        let schemas = document["components"]["schemas"].as_object().unwrap();
+        let widget = &schemas["com.example.v1.Widget"];
+        assert_eq!(widget["properties"]["spec"]["description"], "What is wanted.");
+        assert_eq!(
+            widget["properties"]["metadata"]["$ref"],
+            "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
+        );
+        assert_eq!(widget["x-kubernetes-group-version-kind"][0]["kind"], "Widget");
+        assert!(schemas["com.example.v1.WidgetList"]["properties"]["items"].is_object());
+        let patch = &document["paths"]["/apis/example.com/v1/namespaces/{namespace}/widgets/{name}"]["patch"];
+        assert!(!patch["requestBody"].to_string().contains("strategic"));
     }
 
     #[test]
     fn the_v2_document_defines_every_kind() {
         let scheme = Scheme::builtin();
-        let document: Value = serde_json::from_slice(&OpenApi::new(&scheme, &|_| None).v2()).unwrap();
+        let document: Value = serde_json::from_slice(&OpenApi::new(&scheme).v2()).unwrap();
         let pod = &document["definitions"]["io.k8s.api.core.v1.PodSpec"]["properties"]["containers"];
         assert_eq!(pod["x-kubernetes-patch-merge-key"], "name");
         assert_eq!(pod["items"], json!({"$ref": "#/definitions/io.k8s.api.core.v1.Container"}));

@@ -1,4 +1,5 @@
 //! The request pipeline: who asks, may they, what is it, answer. Start at [`ApiServer::handle`].
+mod openapi;
 mod paths;
 mod read;
 mod resource;
@@ -69,6 +70,7 @@ pub struct ApiServer(Arc<Inner>);
 struct Inner {
     parts: Parts,
     metrics: Metrics,
+    openapi: openapi::Documents,
 }
 
 impl std::fmt::Debug for ApiServer {
@@ -84,7 +86,7 @@ impl ApiServer {
         tokio::spawn(compaction::run(parts.registry.store().clone(), parts.stop.clone()));
         tokio::spawn(event_ttl::run(parts.registry.clone(), parts.stop.clone()));
         tokio::spawn(definitions::run(parts.registry.clone(), parts.stop.clone()));
-        ApiServer(Arc::new(Inner { parts, metrics: Metrics::default() }))
+        ApiServer(Arc::new(Inner { parts, metrics: Metrics::default(), openapi: <_>::default() }))
     }
 
     /// All objects.
@@ -94,6 +96,10 @@ impl ApiServer {
 
     pub(crate) fn parts(&self) -> &Parts {
         &self.0.parts
+    }
+
+    fn openapi_documents(&self) -> &openapi::Documents {
+        &self.0.openapi
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {

@@ -4,7 +4,7 @@ mod binding;
 mod eviction;
 pub mod identity_review;
 pub mod openid;
-mod scale;
+pub(crate) mod scale;
 pub mod token_request;
 
 use crate::body::{Body, RequestBody};

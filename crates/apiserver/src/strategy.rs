@@ -182,7 +182,7 @@ mod apps;
 mod batch;
 mod certificates;
 mod core;
-mod custom;
+pub(crate) mod custom;
 mod definitions;
 pub mod generic;
 mod groups;

@@ -274,6 +274,69 @@ async fn fields_can_be_selected_by_and_columns_printed() {
 }
 
 #[tokio::test]
+async fn a_scale_subresource_finds_its_numbers_by_the_definitions_paths() {
+    let server = Server::start();
+    let mut definition = definition(json!({"type": "object", "properties": {
+        "spec": {"type": "object", "properties": {"count": {"type": "integer"}}},
+        "status": {"type": "object", "properties": {"count": {"type": "integer"}, "selector": {"type": "string"}}}}}));
+    definition["spec"]["versions"][0]["subresources"] = json!({"status": {}, "scale": {"specReplicasPath": ".spec.count",
+        "statusReplicasPath": ".status.count", "labelSelectorPath": ".status.selector"}});
+    establish(&server, &definition).await;
+    server.post(WIDGETS, &widget("a", json!({"count": 2}))).await.ok();
+    let uri = format!("{WIDGETS}/a");
+    server.merge(&format!("{uri}/status"), &json!({"status": {"count": 1, "selector": "app=a"}})).await.ok();
+    let scale = server.get(&format!("{uri}/scale")).await.ok();
+    assert_eq!(
+        (&scale["kind"], &scale["spec"], &scale["status"]),
+        (&json!("Scale"), &json!({"replicas": 2}), &json!({"replicas": 1, "selector": "app=a"}))
+    );
+    let scaled = server.merge(&format!("{uri}/scale"), &json!({"spec": {"replicas": 5}})).await.ok();
+    assert_eq!(scaled["spec"]["replicas"], 5);
+    let object = server.get(&uri).await.ok();
+    assert_eq!((&object["spec"]["count"], &object["metadata"]["generation"]), (&json!(5), &json!(2)));
+}
+
+#[tokio::test]
+async fn a_configuration_is_applied_to_custom_resources_field_by_field() {
+    let server = Server::start();
+    establish(&server, &definition(sized())).await;
+    let apply = |manager: &str| format!("{WIDGETS}/a?fieldManager={manager}");
+    let yaml = [("content-type", "application/apply-patch+yaml")];
+    let config = "apiVersion: example.com/v1\nkind: Widget\nspec:\n  size: 3\n";
+    let created = server.call("PATCH", &apply("one"), &yaml, config).await;
+    assert_eq!(created.status, 201, "{}", created.text);
+    let fields = &created.json()["metadata"]["managedFields"][0];
+    assert_eq!((&fields["manager"], &fields["fieldsV1"]), (&json!("one"), &json!({"f:spec": {"f:size": {}}})));
+    let other = "apiVersion: example.com/v1\nkind: Widget\nspec:\n  size: 4\n";
+    let conflict = server.call("PATCH", &apply("two"), &yaml, other).await.failure();
+    assert_eq!((conflict.0, conflict.1.as_str()), (409, "Conflict"));
+    let odd = "apiVersion: example.com/v1\nkind: Widget\nspec:\n  odd: 4\n";
+    let refused = server.call("PATCH", &format!("{}&fieldValidation=Strict", apply("one")), &yaml, odd).await.failure();
+    assert!(refused.2.contains("odd"), "{}", refused.2);
+}
+
+#[tokio::test]
+async fn the_documents_of_openapi_follow_the_definitions() {
+    let server = Server::start();
+    let before = server.get("/openapi/v3").await;
+    assert_eq!(before.json()["paths"].get("apis/example.com/v1"), None);
+    establish(&server, &definition(sized())).await;
+    let index = server.get("/openapi/v3").await;
+    assert_ne!(before.headers["etag"], index.headers["etag"]);
+    let address = index.json()["paths"]["apis/example.com/v1"]["serverRelativeURL"].as_str().unwrap().to_owned();
+    let document = server.get(&address).await;
+    assert_eq!(document.headers["cache-control"], "public, immutable");
+    let schema = &document.json()["components"]["schemas"]["com.example.v1.Widget"];
+    assert_eq!(schema["properties"]["spec"]["properties"]["size"]["type"], "integer");
+    let tag = document.headers["etag"].to_str().unwrap();
+    assert_eq!(server.call("GET", &address, &[("if-none-match", tag)], "").await.status, 304);
+    let old = server.get("/openapi/v3/apis/example.com/v1?hash=old").await;
+    assert_eq!((old.status.as_u16(), old.headers["location"].to_str().unwrap()), (301, address.as_str()));
+    let v2 = server.get("/openapi/v2").await.json();
+    assert_eq!(v2["definitions"]["com.example.v1.Widget"]["properties"]["spec"]["type"], "object");
+}
+
+#[tokio::test]
 async fn custom_resources_have_no_protobuf_form() {
     let server = Server::start();
     establish(&server, &definition(sized())).await;

@@ -40,6 +40,8 @@ const PATCH_TYPES: [&str; 4] = [
     "application/merge-patch+json",
     "application/strategic-merge-patch+json",
 ];
+/// Custom resources have neither strategic merge patches nor a protobuf form.
+const CUSTOM_TYPES: [&str; 2] = ["application/json", "application/yaml"];
 const MEDIA_TYPES: [&str; 3] = ["application/json", "application/vnd.kubernetes.protobuf", "application/yaml"];
 
 /// One operation.
@@ -283,7 +285,12 @@ fn describe(r: &Resource, o: &Operation<'_>, gvk: &Value, dialect: Dialect) -> V
                 parameters.insert(0, body);
             }
             Dialect::V3 => {
-                let types: &[&str] = if is_patch { &PATCH_TYPES } else { &["*/*"] };
+                let types: &[&str] = match (is_patch, r.custom.is_some()) {
+                    (true, false) => &PATCH_TYPES,
+                    (true, true) => &PATCH_TYPES[..3],
+                    (false, true) => &CUSTOM_TYPES,
+                    (false, false) => &["*/*"],
+                };
                 let mut body = json!({"content": content(types, &reference)});
                 if required {
                     body["required"] = true.into();
@@ -296,7 +303,11 @@ fn describe(r: &Resource, o: &Operation<'_>, gvk: &Value, dialect: Dialect) -> V
         operation["parameters"] = parameters.into();
     }
     let schema = o.answer.as_ref().map_or_else(|| json!({"type": "string"}), |name| dialect.reference(name));
-    let types: &[&str] = if o.answer.is_some() { &MEDIA_TYPES } else { &["*/*"] };
+    let types: &[&str] = match (o.answer.is_some(), r.custom.is_some()) {
+        (true, false) => &MEDIA_TYPES,
+        (true, true) => &CUSTOM_TYPES,
+        (false, _) => &["*/*"],
+    };
     let mut responses = Map::new();
     for (code, description) in o.codes {
         let response = match dialect {
@@ -309,7 +320,12 @@ fn describe(r: &Resource, o: &Operation<'_>, gvk: &Value, dialect: Dialect) -> V
     operation["responses"] = responses.into();
     if dialect == Dialect::V2 {
         operation["schemes"] = json!(["https"]);
-        operation["consumes"] = if is_patch { json!(PATCH_TYPES) } else { json!(["*/*"]) };
+        operation["consumes"] = match (is_patch, r.custom.is_some()) {
+            (true, false) => json!(PATCH_TYPES),
+            (true, true) => json!(PATCH_TYPES[..3]),
+            (false, true) => json!(CUSTOM_TYPES),
+            (false, false) => json!(["*/*"]),
+        };
         operation["produces"] = types.into();
     }
     operation

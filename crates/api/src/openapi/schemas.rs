@@ -7,7 +7,6 @@ use super::{META, definition_name, full_name};
 use crate::{
     descriptions::Descriptions,
     facts::{self, Field, ListType, Shape, Type},
-    scheme::Resource,
 };
 
 /// The version of OpenAPI.
@@ -241,23 +240,6 @@ fn item_schema(item: &Shape, go_type: &str, dialect: Dialect) -> Map<String, Val
     let zero =
         matches!(item, Shape::String | Shape::Bool | Shape::Int32 | Shape::Int64 | Shape::Double | Shape::Object(_));
     shape(item, go_type, dialect, zero, false)
-}
-
-/// The definition of a list of custom resources.
-pub(super) fn custom_list(r: &Resource, item: &str, dialect: Dialect) -> Value {
-    let meta = dialect.reference(&format!("{META}ListMeta"));
-    json!({
-        "description": format!("{} is a list of {}", r.list_kind, r.kind),
-        "type": "object",
-        "required": ["items"],
-        "properties": {
-            "apiVersion": {"type": "string"},
-            "kind": {"type": "string"},
-            "items": {"type": "array", "items": dialect.reference(item)},
-            "metadata": meta,
-        },
-        "x-kubernetes-group-version-kind": [{"group": r.group, "kind": r.list_kind, "version": r.version}],
-    })
 }
 
 /// The definition that a request or response of this kind refers to; `None` for plain text.

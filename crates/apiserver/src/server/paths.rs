@@ -2,20 +2,15 @@
 use super::{ApiServer, method_not_allowed};
 use crate::body::Body;
 use crate::context::RequestContext;
-use crate::negotiate::{JSON, Negotiation, header};
+use crate::negotiate::{Negotiation, header};
 use crate::respond;
 use http::header::ACCEPT;
 use http::{Method, Response, StatusCode};
 use pintle_api::discovery;
-use pintle_api::openapi::{OpenApi, gnostic};
 use pintle_api::status::ApiError;
 use serde_json::{Value, json};
 
 const TEXT: &str = "text/plain; charset=utf-8";
-
-/// How clients ask for `/openapi/v2` in protobuf, and what it is called in the answer.
-const SWAGGER_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2";
-const SWAGGER_PROTOBUF_TYPE: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 impl ApiServer {
     pub(super) async fn path(
@@ -37,52 +32,9 @@ impl ApiServer {
             ["metrics"] => {
                 Ok(respond::raw(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics().text()))
             }
-            ["openapi", "v2"] if header(&parts.headers, ACCEPT.as_str()).contains(SWAGGER_PROTOBUF) => {
-                let document = self.openapi_v2().await?;
-                let document = tokio::task::spawn_blocking(move || gnostic::document(&document)).await;
-                let document = document.map_err(ApiError::internal)?.ok_or_else(ApiError::unknown_path)?;
-                Ok(respond::raw(StatusCode::OK, SWAGGER_PROTOBUF_TYPE, document))
-            }
-            ["openapi", "v2"] => Ok(openapi(negotiation, self.openapi_v2().await?)),
-            ["openapi", "v3"] => {
-                let index = self.openapi(|documents| Some(documents.v3_index())).await?;
-                let aggregator = self.parts().aggregator.as_ref();
-                let index = match aggregator {
-                    Some(aggregator) => aggregator.merge_openapi_index(index),
-                    None => index,
-                };
-                Ok(openapi(negotiation, index))
-            }
-            ["openapi", "v3", path @ ..] => {
-                let path = path.join("/");
-                if let Some(aggregator) = &self.parts().aggregator
-                    && let Some(document) = aggregator.openapi_v3(&path, self.registry()).await
-                {
-                    return Ok(openapi(negotiation, document));
-                }
-                let document = self.openapi(move |documents| documents.v3(&path)).await?;
-                Ok(openapi(negotiation, document))
-            }
+            ["openapi", path @ ..] => self.openapi(cx, negotiation, parts, path).await,
             _ => self.discovery(negotiation, header(&parts.headers, ACCEPT.as_str()), &segments),
         }
-    }
-
-    async fn openapi_v2(&self) -> Result<Vec<u8>, ApiError> {
-        let document = self.openapi(|documents| Some(documents.v2())).await?;
-        Ok(match &self.parts().aggregator {
-            Some(aggregator) => aggregator.merge_openapi_v2(document, self.registry()).await,
-            None => document,
-        })
-    }
-
-    /// An OpenAPI document, built on demand: megabytes that few clients ask for, and those keep them.
-    async fn openapi(
-        &self,
-        make: impl FnOnce(&OpenApi<'_>) -> Option<Vec<u8>> + Send + 'static,
-    ) -> Result<Vec<u8>, ApiError> {
-        let scheme = self.registry().scheme();
-        let work = tokio::task::spawn_blocking(move || make(&OpenApi::new(&scheme, &|_| None)));
-        work.await.map_err(ApiError::internal)?.ok_or_else(ApiError::unknown_path)
     }
 
     fn discovery(
@@ -200,10 +152,6 @@ fn with_type(mut group: Value) -> Value {
     group["kind"] = "APIGroup".into();
     group["apiVersion"] = "v1".into();
     group
-}
-
-fn openapi(negotiation: &Negotiation, document: Vec<u8>) -> Response<Body> {
-    respond::negotiated_as(JSON, negotiation, document.into())
 }
 
 /// The answer to a path that nobody serves.

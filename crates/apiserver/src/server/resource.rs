@@ -4,7 +4,7 @@ use crate::body::{Body, RequestBody};
 use crate::codec::read_body;
 use crate::context::RequestContext;
 use crate::negotiate::{Encoding, Negotiation, View};
-use crate::special::SpecialRequest;
+use crate::special::{self, SpecialRequest};
 use http::Response;
 use pintle_api::scheme::{Resource, Verb};
 use pintle_api::status::{ApiError, Reason};
@@ -32,6 +32,12 @@ impl ApiServer {
         let special = self.parts().specials.find(&info.api_group, &info.resource, &info.subresource, info.verb);
         if let Some(rest) = special.cloned() {
             return self.special(&*rest, SpecialRequest { cx, parts, body }, negotiation).await;
+        }
+        if info.subresource == "scale"
+            && self.serves_custom_scale(&cx)
+            && matches!(info.verb, "get" | "update" | "patch")
+        {
+            return self.special(&special::scale::Scale, SpecialRequest { cx, parts, body }, negotiation).await;
         }
         // Read before anything is refused, so that the connection stays usable.
         let body = read_body(body).await?;
@@ -67,6 +73,15 @@ impl ApiServer {
         .unwrap_or_else(|error| crate::respond::error(&error, &call.negotiation));
         crate::respond::add_warnings(&mut response, &call.cx.take_warnings());
         Ok(response)
+    }
+}
+
+impl ApiServer {
+    /// Whether the request is for the scale of a custom resource that has one.
+    fn serves_custom_scale(&self, cx: &RequestContext) -> bool {
+        let (info, scheme) = (&cx.info, self.registry().scheme());
+        let found = scheme.by_plural(&info.api_group, &info.api_version, &info.resource);
+        found.is_some_and(|resource| resource.custom.as_ref().is_some_and(|custom| custom.scale.is_some()))
     }
 }
 

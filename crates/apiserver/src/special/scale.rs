@@ -6,10 +6,12 @@ use crate::codec::{FieldValidation, content_type, decode_typed, read_body, retyp
 use crate::patch::{APPLY, Patch};
 use crate::registry::{Registry, Write};
 use crate::server::write::{check_configured_type, field_manager, read_configuration};
-use crate::value::{Fill, Object, Read, object_of};
+use crate::strategy::custom as strategy;
+use crate::value::{Fill, Object, Read};
 use async_trait::async_trait;
 use http::StatusCode;
 use pintle_api::apply::{self as managed_apply, FieldManager, Structure, scale};
+use pintle_api::custom::Scale as CustomScale;
 use pintle_api::facts;
 use pintle_api::field::{FieldError, Path};
 use pintle_api::meta::ObjectExt;
@@ -18,8 +20,16 @@ use pintle_api::selector::LabelSelector;
 use pintle_api::status::ApiError;
 use serde_json::{Value, json};
 
-/// Where the kinds keep their replicas.
+/// Where built-in kinds keep their replicas.
 const REPLICAS: &[&str] = &["spec", "replicas"];
+
+/// Where the wanted replicas of a resource are.
+fn replicas_path(resource: &Resource) -> Vec<&str> {
+    match resource.custom.as_ref().and_then(|custom| custom.scale.as_ref()) {
+        Some(scale) => scale.spec_replicas_path.trim_start_matches('.').split('.').collect(),
+        None => REPLICAS.to_vec(),
+    }
+}
 
 /// Reads and writes scales.
 #[derive(Debug)]
@@ -29,11 +39,21 @@ pub struct Scale;
 impl SpecialRest for Scale {
     async fn handle(&self, request: SpecialRequest, registry: &Registry) -> Result<SpecialResponse, ApiError> {
         let SpecialRequest { cx, parts, body } = request;
-        let resource = registry.resource(&cx.info.api_group, &cx.info.resource)?;
+        let scheme = registry.scheme();
+        let served = scheme.by_plural(&cx.info.api_group, &cx.info.api_version, &cx.info.resource);
+        let resource = served.cloned().ok_or_else(ApiError::unknown_path)?;
+        let path = replicas_path(&resource);
         let (namespace, name) = (cx.info.namespace.clone(), cx.info.name.clone());
         if cx.info.verb == "get" {
-            let object = registry.get(&resource, &namespace, &name).await?;
-            return Ok(SpecialResponse::Object(StatusCode::OK, of(&object)?));
+            let stored = registry.get_stored(&resource, &namespace, &name).await?;
+            let object = registry.load(&resource, &stored.value)?;
+            if let Some(scale) = resource.custom.as_ref().and_then(|custom| custom.scale.as_ref())
+                && pintle_api::meta::get(&object, &path).is_none()
+            {
+                let path = &scale.spec_replicas_path;
+                return Err(ApiError::internal(format_args!("the spec replicas field {path:?} does not exist")));
+            }
+            return Ok(SpecialResponse::Object(StatusCode::OK, of(&resource, &object)?));
         }
         let mut write = Write::internal(&cx, &resource, &namespace);
         write.dry_run = is_dry_run(&cx);
@@ -51,10 +71,10 @@ impl SpecialRest for Scale {
             check_configured_type(&config, &view)?;
             let by = FieldManager { name: cx.info.query.text("fieldManager"), ..by };
             let change = |object: &mut Value| {
-                let scale = managed_apply::apply(Some(&owned(object)?), &config, &by, force)?;
+                let scale = managed_apply::apply(Some(&owned(&resource, object)?), &config, &by, force)?;
                 let scale = retype(&cx, &view, validation, scale)?;
                 set(&resource, object, &scale)?;
-                scale::managers_from_scale(object, &scale, &resource.api_version(), REPLICAS);
+                scale::managers_from_scale(object, &scale, &resource.api_version(), &path);
                 Ok(())
             };
             registry.update_with(&write, &name, change).await?
@@ -68,19 +88,19 @@ impl SpecialRest for Scale {
                 Some(_) => Value::Null,
             };
             let change = |object: &mut Value| {
-                let old = owned(object)?;
+                let old = owned(&resource, object)?;
                 let mut scale = match &patch {
                     Some(patch) => retype(&cx, &view, validation, patch.apply(&view, &old)?)?,
                     None => sent.clone(),
                 };
                 set(&resource, object, &scale)?;
                 managed_apply::track_update(Some(&old), &mut scale, &by);
-                scale::managers_from_scale(object, &scale, &resource.api_version(), REPLICAS);
+                scale::managers_from_scale(object, &scale, &resource.api_version(), &path);
                 Ok(())
             };
             registry.update_with(&write, &name, change).await?
         };
-        Ok(SpecialResponse::Object(StatusCode::OK, of(&written.object)?))
+        Ok(SpecialResponse::Object(StatusCode::OK, of(&resource, &written.object)?))
     }
 
     fn handles(&self, verb: &str) -> bool {
@@ -90,23 +110,66 @@ impl SpecialRest for Scale {
 
 /// The resource under the type of its scale, which is what patches apply to.
 fn as_scale(resource: &Resource) -> Resource {
-    Resource { group: "autoscaling".into(), version: "v1".into(), kind: "Scale".into(), ..resource.clone() }
+    Resource {
+        group: "autoscaling".into(),
+        version: "v1".into(),
+        kind: "Scale".into(),
+        custom: None,
+        ..resource.clone()
+    }
 }
 
 /// The scale of `object`.
-fn of(object: &Value) -> Result<Value, ApiError> {
-    let (spec, old) = (object.field("spec"), object.field("metadata"));
-    let selector = spec.field("selector");
-    let selector = match selector.as_object() {
-        Some(labels) if object.kind() == "ReplicationController" => LabelSelector::from_map(labels),
-        _ => LabelSelector::from_value(selector).map_err(|e| ApiError::bad_request(e.to_string()))?,
+fn of(resource: &Resource, object: &Value) -> Result<Value, ApiError> {
+    match resource.custom.as_ref().and_then(|custom| custom.scale.as_ref()) {
+        Some(scale) => of_custom(scale, object),
+        None => of_built_in(object),
+    }
+}
+
+// upstream: apiextensions-apiserver pkg/registry/customresource, scaleFromCustomResource
+fn of_custom(paths: &CustomScale, object: &Value) -> Result<Value, ApiError> {
+    let number = |path: &str| match strategy::at(object, path) {
+        None => Ok(0),
+        Some(value) => value.as_i64().ok_or_else(|| ApiError::internal(strategy::wrong_type(path, value, "int64"))),
     };
-    let mut metadata = Object::new();
+    let mut scale =
+        json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": metadata_of(object), "spec": {}});
+    let wanted = number(&paths.spec_replicas_path)?;
+    if wanted != 0 {
+        scale["spec"]["replicas"] = wanted.into();
+    }
+    scale["status"] = json!({"replicas": number(&paths.status_replicas_path)?});
+    let selector = paths.label_selector_path.as_deref().filter(|path| !path.is_empty());
+    if let Some(value) = selector.and_then(|path| strategy::at(object, path)) {
+        let text = value
+            .as_str()
+            .ok_or_else(|| ApiError::internal(strategy::wrong_type(selector.unwrap_or_default(), value, "string")))?;
+        if !text.is_empty() {
+            scale["status"]["selector"] = text.into();
+        }
+    }
+    Ok(scale)
+}
+
+fn metadata_of(object: &Value) -> Object {
+    let (old, mut metadata) = (object.field("metadata"), Object::new());
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         if old.has(field) {
             metadata.set(field, old.field(field).clone());
         }
     }
+    metadata
+}
+
+fn of_built_in(object: &Value) -> Result<Value, ApiError> {
+    let spec = object.field("spec");
+    let selector = spec.field("selector");
+    let selector = match selector.as_object() {
+        Some(labels) if object.kind() == "ReplicationController" => LabelSelector::from_map(labels),
+        _ => LabelSelector::from_value(selector).map_err(|e| ApiError::bad_request(e.to_string()))?,
+    };
+    let metadata = metadata_of(object);
     let mut wanted = Object::new();
     if !spec.is_zero("replicas") {
         wanted.set("replicas", spec.int("replicas"));
@@ -120,9 +183,9 @@ fn of(object: &Value) -> Result<Value, ApiError> {
 }
 
 /// The scale of `object` with the managers of its replicas.
-fn owned(object: &Value) -> Result<Value, ApiError> {
-    let mut view = of(object)?;
-    scale::managers_to_scale(object, &mut view, REPLICAS);
+fn owned(resource: &Resource, object: &Value) -> Result<Value, ApiError> {
+    let mut view = of(resource, object)?;
+    scale::managers_to_scale(object, &mut view, &replicas_path(resource));
     Ok(view)
 }
 
@@ -141,8 +204,12 @@ fn set(resource: &Resource, object: &mut Value, scale: &Value) -> Result<(), Api
         let plural = format!("{}/scale", resource.plural);
         return Err(ApiError::conflict(GroupResource { group: &resource.group, resource: &plural }, &name, why));
     }
-    object.set_meta_str("resourceVersion", scale.resource_version());
-    object_of(object).child_or_new("spec").set("replicas", replicas);
+    if !scale.resource_version().is_empty() {
+        object.set_meta_str("resourceVersion", scale.resource_version());
+    }
+    if let Some((last, parents)) = replicas_path(resource).split_last() {
+        pintle_api::meta::ensure_map(object, parents).set(last, replicas);
+    }
     Ok(())
 }
 
@@ -155,7 +222,7 @@ mod tests {
         let deployment = json!({"kind": "Deployment", "metadata": {"name": "d", "labels": {"a": "b"}},
                                 "spec": {"replicas": 3, "selector": {"matchLabels": {"a": "b"}}}, "status": {"replicas": 2}});
         assert_eq!(
-            of(&deployment).unwrap(),
+            of_built_in(&deployment).unwrap(),
             json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "d"}, "spec": {"replicas": 3},
                    "status": {"replicas": 2, "selector": "a=b"}})
         );
@@ -164,6 +231,6 @@ mod tests {
     #[test]
     fn a_controllers_selector_is_a_map() {
         let controller = json!({"kind": "ReplicationController", "spec": {"selector": {"a": "b"}}});
-        assert_eq!(of(&controller).unwrap()["status"]["selector"], "a=b");
+        assert_eq!(of_built_in(&controller).unwrap()["status"]["selector"], "a=b");
     }
 }
