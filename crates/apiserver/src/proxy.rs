@@ -11,6 +11,7 @@
 pub mod http_proxy;
 pub mod kubelet;
 pub mod metrics;
+mod rewrite;
 pub mod streams;
 pub mod transport;
 

@@ -44,7 +44,7 @@ pub fn run(args: AgentArgs) -> Result<ExitCode> {
     }
     // A node's first process, which waits for these signals itself, hands them down blocked.
     nix::sys::signal::SigSet::all().thread_unblock().context("cannot unblock signals")?;
-    let paths = Paths::new(&args.data_dir.data_dir)?;
+    let paths = Paths::new(&args.data_dir.path())?;
     paths.create()?;
     if args.detach {
         if let Some(pid) = paths.owner()? {
@@ -113,7 +113,7 @@ async fn serve(wish: Wish, progress: &Progress) -> Result<ExitCode> {
         let remote = certificates.remote(&wish.server)?;
         let instance = instance(&wish, &remote).await?;
         wish.paths.save(&instance)?;
-        instance.register()?;
+        instance.register(&wish.paths)?;
         progress.step(&format!("cluster {} at {}", instance.id, wish.server));
         let settings =
             Settings { paths: wish.paths.clone(), instance, options: wish.options.clone(), node_ip: wish.node_ip };

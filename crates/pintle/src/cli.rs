@@ -53,9 +53,35 @@ pub enum Command {
 /// Which cluster a command is about.
 #[derive(Args, Clone, Debug)]
 pub struct DataDir {
-    /// Where the cluster keeps its state; each cluster on a machine has its own
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/pintle", env = "PINTLE_DATA_DIR", value_hint = ValueHint::DirPath)]
-    pub data_dir: PathBuf,
+    /// Where the cluster keeps its state; each cluster on a machine has its own [default: /var/lib/pintle]
+    #[arg(long, value_name = "DIR", env = "PINTLE_DATA_DIR", value_hint = ValueHint::DirPath)]
+    data_dir: Option<PathBuf>,
+    /// The cluster's name, for several on one machine: short for --data-dir /var/lib/pintle-NAME
+    #[arg(long = "name", value_name = "NAME", value_parser = cluster_name)]
+    cluster: Option<String>,
+}
+
+impl DataDir {
+    /// The directory that was asked for. A name wins over the environment; beside --data-dir it has nothing to say.
+    pub fn path(&self) -> PathBuf {
+        match (&self.data_dir, &self.cluster) {
+            (_, Some(name)) => PathBuf::from(format!("{DEFAULT_DATA_DIR}-{name}")),
+            (Some(dir), None) => dir.clone(),
+            (None, None) => PathBuf::from(DEFAULT_DATA_DIR),
+        }
+    }
+}
+
+/// Where a cluster without a name is.
+const DEFAULT_DATA_DIR: &str = "/var/lib/pintle";
+
+/// A name that can be part of a directory's.
+fn cluster_name(text: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if text.is_empty() || !text.chars().all(fits) {
+        return Err("a cluster's name is made of lower-case letters, digits and '-'".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 /// `pintle up`.
@@ -433,13 +459,24 @@ mod tests {
     }
 
     #[test]
+    fn a_name_stands_for_a_data_directory() {
+        let path = |args: &[&str]| match Cli::parse_from([&["pintle", "down"], args].concat()).command {
+            Command::Down(args) => args.data_dir.path(),
+            _ => unreachable!("it was `down`"),
+        };
+        assert_eq!(path(&["--name", "dev"]), PathBuf::from("/var/lib/pintle-dev"));
+        assert_eq!(path(&["--data-dir", "/x"]), PathBuf::from("/x"));
+        assert!(Cli::try_parse_from(["pintle", "down", "--name", "../x"]).is_err());
+    }
+
+    #[test]
     fn every_option_has_the_same_name_in_the_config_file() {
         let flags: Vec<String> = Cli::command()
             .find_subcommand("up")
             .expect("up exists")
             .get_arguments()
             .filter_map(|arg| arg.get_long().map(str::to_owned))
-            .filter(|name| !["data-dir", "detach", "config", "help", "version"].contains(&name.as_str()))
+            .filter(|name| !["data-dir", "name", "detach", "config", "help", "version"].contains(&name.as_str()))
             .collect();
         for flag in flags {
             let error = serde_saphyr::from_str::<Options>(&format!("{flag}: {{}}")).err().map(|e| e.to_string());

@@ -61,7 +61,7 @@ struct Images {
 
 impl Images {
     fn of(data_dir: &DataDir) -> Result<Self> {
-        let paths = Paths::new(&data_dir.data_dir)?;
+        let paths = Paths::new(&data_dir.path())?;
         let instance = paths.load()?;
         let instance = instance
             .with_context(|| format!("there is no cluster in {}; `pintle up` makes one", paths.data.display()))?;

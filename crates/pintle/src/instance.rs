@@ -240,10 +240,20 @@ impl Instance {
         Path::new(RUN).join(&self.id)
     }
 
-    /// Makes the run directory and registers the cluster for others to keep out of its way.
-    pub fn register(&self) -> Result<()> {
+    /// Makes the run directory and registers the cluster for others to keep out of its way. A node of the same cluster on
+    /// the same host is one of these others: both would use the same names.
+    pub fn register(&self, paths: &Paths) -> Result<()> {
         let dir = self.run_dir();
         fs::DirBuilder::new().recursive(true).mode(0o711).create(&dir)?;
+        let owner = dir.join("data-dir");
+        match fs::read_to_string(&owner) {
+            Ok(other) if Path::new(&other) != paths.data && Path::new(&other).exists() => bail!(
+                "this machine is a node of cluster {} already, with its data in {other}; \
+                 `pintle node add` on its server gives it further nodes",
+                self.id
+            ),
+            _ => write_private(&owner, paths.data.as_os_str().as_encoded_bytes())?,
+        }
         write_private(&dir.join("instance.json"), &serde_json::to_vec(self)?)
     }
 

@@ -8,13 +8,15 @@ use kube::Api;
 use kube::api::ListParams;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::ffi::OsStr;
 use std::io::{IsTerminal, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 
 /// Stops the cluster's process and, if asked, the containers of its pods.
 pub fn down(args: &DownArgs) -> Result<()> {
-    let paths = Paths::new(&args.data_dir.data_dir)?;
+    let paths = Paths::new(&args.data_dir.path())?;
     let Some(instance) = paths.load()? else {
         println!("there is no cluster in {}", paths.data.display());
         return Ok(());
@@ -45,7 +47,7 @@ fn stop(paths: &Paths) -> Result<bool> {
 
 /// Stops everything and removes every trace of the cluster.
 pub fn reset(args: &ResetArgs) -> Result<()> {
-    let paths = Paths::new(&args.data_dir.data_dir)?;
+    let paths = Paths::new(&args.data_dir.path())?;
     if !paths.data.exists() {
         println!("there is no cluster in {}", paths.data.display());
         return Ok(());
@@ -110,7 +112,7 @@ fn remove_dir(path: &Path) -> Result<()> {
 
 /// Prints the administrator's kubeconfig or merges it into the user's.
 pub fn kubeconfig(args: &KubeconfigArgs) -> Result<()> {
-    let paths = Paths::new(&args.data_dir.data_dir)?;
+    let paths = Paths::new(&args.data_dir.path())?;
     let mut instance = known(&paths)?;
     let text = std::fs::read_to_string(paths.kubeconfig()).context("the cluster has not been started yet")?;
     if !args.merge {
@@ -172,18 +174,18 @@ struct NodeStatus {
 
 /// Prints how the cluster is; exit code 0 if it runs and every node is Ready, 3 if it does not run, 1 otherwise.
 pub fn status(args: &StatusArgs) -> Result<ExitCode> {
-    let paths = Paths::new(&args.data_dir.data_dir)?;
+    let paths = Paths::new(&args.data_dir.path())?;
     let Some(instance) = paths.load()? else {
         println!("there is no cluster in {}", paths.data.display());
         return Ok(ExitCode::from(3));
     };
     let pid = paths.owner()?;
-    let (processes, memory_bytes) = usage(pid, &instance.id);
+    let (processes, memory_bytes) = usage(pid, &instance.id, &paths);
     let mut status = Status {
         running: pid.is_some(),
         pid,
         version: env!("CARGO_PKG_VERSION"),
-        server: format!("https://127.0.0.1:{}", instance.https_port),
+        server: instance.server.clone().unwrap_or_else(|| format!("https://127.0.0.1:{}", instance.https_port)),
         kubeconfig: paths.kubeconfig(),
         nodes: Vec::new(),
         pods: 0,
@@ -192,10 +194,11 @@ pub fn status(args: &StatusArgs) -> Result<ExitCode> {
         processes,
     };
     let asked = match pid {
-        Some(_) => {
+        // A node knows its own state only: the server says the rest.
+        Some(_) if instance.server.is_none() => {
             tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(ask(&paths, &mut status))
         }
-        None => Ok(()),
+        _ => Ok(()),
     };
     if args.json {
         println!("{}", serde_json::to_string_pretty(&status)?);
@@ -235,12 +238,14 @@ fn print_status(status: &Status, problem: Option<&anyhow::Error>) {
         None => println!("cluster     stopped"),
     }
     println!("server      {}", status.server);
-    println!("kubeconfig  {}", status.kubeconfig.display());
+    if status.kubeconfig.exists() {
+        println!("kubeconfig  {}", status.kubeconfig.display());
+    }
     for node in &status.nodes {
         let state = if node.ready { "Ready" } else { "NotReady" };
         println!("node        {} {state} ({})", node.name, node.reason);
     }
-    if status.running {
+    if status.running && !status.nodes.is_empty() {
         println!("pods        {} running of {}", status.pods_running, status.pods);
     }
     println!("memory      {} MiB in {} processes of Pintle", status.memory_bytes >> 20, status.processes);
@@ -250,7 +255,8 @@ fn print_status(status: &Status, problem: Option<&anyhow::Error>) {
 }
 
 /// How many processes of Pintle the cluster has, and their proportional memory in bytes.
-fn usage(pid: Option<i32>, id: &str) -> (usize, u64) {
+fn usage(pid: Option<i32>, id: &str, paths: &Paths) -> (usize, u64) {
+    let nodes = paths.data.join("nodes");
     let Ok(entries) = std::fs::read_dir("/proc") else { return (0, 0) };
     let mut total = (0, 0);
     for entry in entries.flatten() {
@@ -258,7 +264,11 @@ fn usage(pid: Option<i32>, id: &str) -> (usize, u64) {
         let shim = || {
             let cmdline = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
             let mut words = cmdline.split(|byte| *byte == 0).skip(1);
-            words.next() == Some(b"shim") && words.any(|word| String::from_utf8_lossy(word).contains(id))
+            match words.next() {
+                Some(b"shim" | b"hold") => words.any(|word| String::from_utf8_lossy(word).contains(id)),
+                Some(b"agent") => words.any(|word| Path::new(OsStr::from_bytes(word)).starts_with(&nodes)),
+                _ => false,
+            }
         };
         if Some(number) == pid || shim() {
             total.0 += 1;

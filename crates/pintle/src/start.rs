@@ -41,12 +41,12 @@ impl Settings {
 
 /// Runs a control plane and a node.
 pub fn up(args: UpArgs) -> Result<ExitCode> {
-    begin(&args.data_dir.data_dir, args.detach, args.options, true)
+    begin(&args.data_dir.path(), args.detach, args.options, true)
 }
 
 /// Runs a control plane.
 pub fn server(args: ServerArgs) -> Result<ExitCode> {
-    begin(&args.data_dir.data_dir, args.detach, args.options, false)
+    begin(&args.data_dir.path(), args.detach, args.options, false)
 }
 
 fn begin(data: &Path, in_background: bool, flags: Options, with_node: bool) -> Result<ExitCode> {
@@ -158,7 +158,7 @@ async fn serve(mut settings: Settings, with_node: bool, progress: &Progress) -> 
     let stop = CancellationToken::new();
     let mut signals = Signals::new()?;
     settings.paths.save(&settings.instance)?;
-    settings.instance.register()?;
+    settings.instance.register(&settings.paths)?;
     let mut components = Components::new();
     let start = async {
         let control_plane = ControlPlane::start(&settings, &stop, &mut components, progress).await?;

@@ -190,7 +190,7 @@ async fn list(client: &kube::Client) -> Result<()> {
 
 /// The administrator's client of the cluster in `data_dir`.
 pub async fn connect(data_dir: &DataDir) -> Result<(Paths, kube::Client)> {
-    let paths = Paths::new(&data_dir.data_dir)?;
+    let paths = Paths::new(&data_dir.path())?;
     if paths.load()?.is_none() {
         bail!("there is no cluster in {}; `pintle up` makes one", paths.data.display());
     }

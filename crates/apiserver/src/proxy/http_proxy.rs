@@ -1,6 +1,7 @@
 //! `pods/proxy`, `services/proxy` and `nodes/proxy`: plain HTTP through the API server.
 // upstream: pkg/registry/core/{pod,service,node}/rest, apimachinery pkg/util/proxy
 use super::kubelet::Kubelets;
+use super::rewrite::Rewrite;
 use super::transport::{self, Backend};
 use crate::body::Body;
 use crate::registry::Registry;
@@ -91,13 +92,32 @@ impl SpecialRest for HttpProxy {
             None => format!("/{}", rest.trim_start_matches('/')),
         };
         let path = path.parse().map_err(|error| ApiError::bad_request(format!("invalid request path: {error}")))?;
+        let whole = parts.uri.path();
+        let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        let rewrite = Rewrite {
+            prefix: whole.strip_suffix(rest).unwrap_or(whole).trim_end_matches('/').to_owned(),
+            backend: backend.address(),
+            host: host
+                .or_else(|| parts.uri.authority().map(http::uri::Authority::as_str))
+                .unwrap_or_default()
+                .to_owned(),
+        };
+        let own = rewrite.headers(rest);
         let client = parts.extensions.remove::<OnUpgrade>();
-        let sent = backend.send(parts.method, path, &parts.headers, body).await;
+        let sent = backend.send_with(parts.method, path, &parts.headers, own, body).await;
         let response = sent.map_err(|error| {
             let text = format!("error trying to reach service: {error}");
             ApiError::service_unavailable(text)
         })?;
-        Ok(SpecialResponse::Raw(transport::answer(response, client)))
+        let answer = rewrite.apply(transport::answer(response, client)).await;
+        answer
+            .map(SpecialResponse::Raw)
+            .map_err(|error| ApiError::service_unavailable(format!("error trying to reach service: {error}")))
+    }
+
+    /// Any method is passed on, also those that are no verb of the API.
+    fn handles(&self, _verb: &str) -> bool {
+        true
     }
 }
 
