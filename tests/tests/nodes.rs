@@ -139,6 +139,9 @@ fn two_nodes_of_a_machine_run_pods_that_reach_each_other_and_leave_nothing() {
     let two = web(&cluster, "one-2");
     assert_eq!(cluster.kubectl_ok(&["logs", &two.name]).trim(), "serving on one-2");
     assert_eq!(cluster.kubectl_ok(&["exec", &two.name, "--", "hostname"]).trim(), two.name);
+    let token = std::fs::read_to_string(cluster.data().join("nodes/one-2/token")).unwrap();
+    let said = refused(&host, &cluster, &token);
+    assert!(said.contains("used") && said.contains("pintle token create"), "{said}");
     run(&mut cluster.pintle(&["node", "add", "extra"]));
     cluster.kubectl_ok(&["rollout", "status", "ds/web", "--timeout=120s"]);
     assert_eq!(
@@ -197,33 +200,35 @@ fn agent_process(lock: &Path) -> Option<i32> {
     })
 }
 
+/// Has an agent on `host` join with `token`, which must fail; what it said.
+fn refused(host: &Host, cluster: &Cluster<'_>, token: &str) -> String {
+    let server = cluster.kubectl_ok(&["config", "view", "-o", "jsonpath={.clusters[0].cluster.server}"]);
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = host.command(binary());
+    command.args(["agent", "--server", server.trim(), "--node-name", "guest", "--token", token, "--data-dir"]);
+    let output = command.arg(dir.path().join("data")).output().unwrap();
+    assert!(!output.status.success());
+    show(&output)
+}
+
 #[test]
-fn a_token_that_is_revoked_used_expired_or_of_another_cluster_is_refused_with_the_reason() {
+fn a_token_that_is_revoked_expired_or_of_another_cluster_is_refused_with_the_reason() {
     let host = Host::new("token");
     let cluster = Cluster::up(&host);
-    let server = cluster.kubectl_ok(&["config", "view", "-o", "jsonpath={.clusters[0].cluster.server}"]);
     let create = |flags: &[&str]| text(cluster.pintle(&["token", "create"]).args(flags)).trim().to_owned();
-    let refused = |token: &str| {
-        let dir = tempfile::tempdir().unwrap();
-        let mut command = host.command(binary());
-        command.args(["agent", "--server", server.trim(), "--node-name", "guest", "--token", token, "--data-dir"]);
-        let output = command.arg(dir.path().join("data")).output().unwrap();
-        assert!(!output.status.success());
-        show(&output)
-    };
     let token = create(&[]);
     let id = token.split('.').next().unwrap();
     assert!(text(&mut cluster.pintle(&["token", "ls"])).contains(id));
     run(&mut cluster.pintle(&["token", "rm", id]));
-    let said = refused(&token);
+    let said = refused(&host, &cluster, &token);
     assert!(said.contains("refuses token") && said.contains("pintle token create"), "{said}");
     let (head, hash) = token.split_once("@sha256:").unwrap();
     let flipped = if hash.starts_with('0') { "1" } else { "0" };
-    let said = refused(&format!("{head}@sha256:{flipped}{}", &hash[1..]));
+    let said = refused(&host, &cluster, &format!("{head}@sha256:{flipped}{}", &hash[1..]));
     assert!(said.contains("is not the one that the token is of") && said.contains("nothing was told"), "{said}");
     let expired = create(&["--ttl", "1s"]);
     eventually("the token expires", || text(&mut cluster.pintle(&["token", "ls"])).contains("expired").then_some(()));
-    assert!(refused(&expired).contains("has expired"));
-    assert!(refused("nonsense").contains("pintle token create"));
+    assert!(refused(&host, &cluster, &expired).contains("has expired"));
+    assert!(refused(&host, &cluster, "nonsense").contains("pintle token create"));
     cluster.reset();
 }
