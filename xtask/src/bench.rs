@@ -2,6 +2,7 @@
 mod api;
 mod pods;
 mod process;
+mod scheduler;
 mod start;
 
 use anyhow::{Context, Result};
@@ -32,6 +33,7 @@ enum Subject {
     Idle,
     Api,
     Pods,
+    Scheduler,
 }
 
 impl Bench {
@@ -49,6 +51,9 @@ impl Bench {
         }
         if wants(Subject::Pods) {
             pods::run_subject(self)?;
+        }
+        if wants(Subject::Scheduler) {
+            scheduler::measure(self)?;
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! What the server counts, in Prometheus' text form with upstream's names.
 use crate::request_info::RequestInfo;
 use http::StatusCode;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -33,12 +33,16 @@ struct Observed {
     seconds: f64,
 }
 
+/// Writes the metrics of another part of the process.
+type Source = Box<dyn Fn() -> String + Send + Sync>;
+
 #[derive(Default)]
 struct Counters {
     requests: Mutex<BTreeMap<Labels, Observed>>,
     reading: AtomicI64,
     writing: AtomicI64,
     long_running: AtomicI64,
+    others: RwLock<Vec<Source>>,
 }
 
 /// The server's counters; clones share them.
@@ -99,7 +103,15 @@ impl Metrics {
     pub fn text(&self) -> String {
         let mut out = String::new();
         self.write(&mut out).expect("writing into a string");
+        for source in self.0.others.read().iter() {
+            out.push_str(&source());
+        }
         out
+    }
+
+    /// Shows the metrics of another part of the process, too.
+    pub fn add(&self, source: impl Fn() -> String + Send + Sync + 'static) {
+        self.0.others.write().push(Box::new(source));
     }
 
     fn write(&self, out: &mut String) -> std::fmt::Result {

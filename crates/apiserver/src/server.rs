@@ -102,6 +102,11 @@ impl ApiServer {
         &self.0.openapi
     }
 
+    /// Shows the metrics that `source` writes at `/metrics`, too.
+    pub fn add_metrics(&self, source: impl Fn() -> String + Send + Sync + 'static) {
+        self.0.metrics.add(source);
+    }
+
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.0.metrics
     }

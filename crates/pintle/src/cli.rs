@@ -297,6 +297,9 @@ pub struct Options {
     /// How many pods the node takes [default: 110]
     #[arg(long, value_name = "N")]
     pub max_pods: Option<u32>,
+    /// Read the scheduler's profiles from this KubeSchedulerConfiguration (kubescheduler.config.k8s.io/v1)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub scheduler_config: Option<PathBuf>,
     /// What to log: error, warn, info, debug, trace, or per module as in `info,pintle_kubelet=debug` [default: info]
     #[arg(long, value_name = "FILTER", env = "PINTLE_LOG")]
     pub log_level: Option<String>,

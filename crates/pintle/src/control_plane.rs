@@ -64,11 +64,17 @@ impl ControlPlane {
         let manager = clients.user(UserInfo::new("system:kube-controller-manager", &[]));
         let informers = Informers::new(manager, stop.clone());
         let control_plane = ControlPlane { pki, clients, informers, store };
-        control_plane.start_controllers(settings, stop, components);
+        control_plane.start_controllers(&api, settings, stop, components)?;
         Ok(control_plane)
     }
 
-    fn start_controllers(&self, settings: &Settings, stop: &CancellationToken, components: &mut Components) {
+    fn start_controllers(
+        &self,
+        api: &ApiServer,
+        settings: &Settings,
+        stop: &CancellationToken,
+        components: &mut Components,
+    ) -> Result<()> {
         let config = pintle_controllers::Config {
             root_ca_pem: self.pki.authority().certificate_pem().to_owned(),
             cluster_cidrs: vec![settings.instance.cluster_cidr.into()],
@@ -90,12 +96,15 @@ impl ControlPlane {
             publish.await;
             ("cluster DNS's Service", Ok(()))
         });
-        let config = pintle_scheduler::Config::default();
-        let scheduler = pintle_scheduler::run(config, self.clients.clone(), self.informers.clone(), stop.clone());
+        let config = scheduler_config(settings)?;
+        let scheduler = pintle_scheduler::Scheduler::new(config, &self.clients, &self.informers);
+        let (counted, stopped) = (scheduler.clone(), stop.clone());
+        api.add_metrics(move || counted.metrics());
         components.spawn(async move {
-            scheduler.await;
+            scheduler.run(stopped).await;
             ("scheduler", Ok(()))
         });
+        Ok(())
     }
 
     /// The administrator's client.
@@ -130,6 +139,14 @@ impl ControlPlane {
             tracing::error!(%error, "the store did not close");
         }
     }
+}
+
+fn scheduler_config(settings: &Settings) -> Result<pintle_scheduler::Config> {
+    let Some(path) = &settings.options.scheduler_config else { return Ok(pintle_scheduler::Config::default()) };
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read the scheduler's configuration {}", path.display()))?;
+    pintle_scheduler::Config::from_yaml(&text)
+        .with_context(|| format!("the scheduler's configuration {}", path.display()))
 }
 
 fn clients(api: &ApiServer) -> Clients {

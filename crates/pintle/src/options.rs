@@ -46,6 +46,7 @@ fn merge(flags: Options, file: Options) -> Options {
         network_mode: flags.network_mode.or(file.network_mode),
         cluster_domain: flags.cluster_domain.or(file.cluster_domain),
         max_pods: flags.max_pods.or(file.max_pods),
+        scheduler_config: flags.scheduler_config.or(file.scheduler_config),
         log_level: flags.log_level.or(file.log_level),
         log_format: flags.log_format.or(file.log_format),
     }

@@ -1,19 +1,15 @@
 //! What follows a decision: volumes are bound or ordered, then the pod is bound to its node.
-use crate::cache::Cache;
-use crate::plugins::reaches;
+use crate::lookup::Lookup;
+use crate::plugins::volume_binding::ClaimStep;
 use crate::pod_info::PodInfo;
-use crate::volumes::{ClaimState, SELECTED_NODE, Volumes, claim_names};
+use crate::volumes::{SELECTED_NODE, annotation, bound_volume};
 use k8s_openapi::api::core::v1::{Binding, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::json;
-use std::collections::HashSet;
 use std::time::Duration;
 use tokio::sync::watch;
-
-/// How long a pod's volumes may take to be bound (upstream: `bindTimeoutSeconds`).
-const BIND_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Why a pod could not be bound.
 #[derive(Debug, thiserror::Error)]
@@ -22,11 +18,14 @@ pub enum Error {
     #[error("{0}")]
     Api(#[from] Box<kube::Error>),
     /// The volumes were not bound in time.
-    #[error("binding volumes: timed out waiting for the condition")]
+    #[error("binding volumes: context deadline exceeded")]
     Timeout,
     /// The provisioner gave the claim back: another node has to be found.
-    #[error("binding volumes: selectedNode annotation reset for PVC \"{0}\"")]
+    #[error("binding volumes: provisioning failed for PVC \"{0}\"")]
     Reselect(String),
+    /// The reserved volume was taken from the claim.
+    #[error("binding volumes: ClaimRef got reset for pv \"{0}\"")]
+    Lost(String),
 }
 
 impl From<kube::Error> for Error {
@@ -35,46 +34,14 @@ impl From<kube::Error> for Error {
     }
 }
 
-/// What has to be done about one claim before the pod can be bound.
-#[derive(Clone, Debug, PartialEq)]
-pub enum ClaimStep {
-    /// Name the node to the provisioner.
-    Provision(String),
-    /// Reserve this volume for the claim.
-    Reserve(String, String),
-}
-
-/// The steps for the unbound claims of `pod` on `node`: pure.
-pub fn claim_steps(pod: &PodInfo, node: &str, cache: &Cache, volumes: &Volumes) -> Vec<ClaimStep> {
-    let mut taken = HashSet::new();
-    let mut steps = Vec::new();
-    for name in claim_names(pod) {
-        let Some(claim) = volumes.claims.get(pod.namespace(), &name) else { continue };
-        match volumes.state(&claim) {
-            ClaimState::Provisionable => steps.push(ClaimStep::Provision(name)),
-            ClaimState::Static(candidates) => {
-                let free = candidates.iter().find(|volume| {
-                    let name = volume.metadata.name.as_deref().unwrap_or_default();
-                    !taken.contains(name) && cache.node(node).is_some_and(|node| reaches(volume, node))
-                });
-                if let Some(volume) = free.and_then(|volume| volume.metadata.name.clone()) {
-                    taken.insert(volume.clone());
-                    steps.push(ClaimStep::Reserve(name, volume));
-                }
-            }
-            ClaimState::Bound(_) | ClaimState::Lost | ClaimState::Immediate => {}
-        }
-    }
-    steps
-}
-
 /// Carries out `steps` and waits until the claims are bound; `changes` ticks whenever a claim or volume changed.
 pub async fn bind_volumes(
     client: &Client,
     pod: &PodInfo,
     node: &str,
     steps: &[ClaimStep],
-    volumes: &Volumes,
+    lookup: &Lookup,
+    timeout: Duration,
     mut changes: watch::Receiver<u64>,
 ) -> Result<(), Error> {
     let claims = Api::<PersistentVolumeClaim>::namespaced(client.clone(), pod.namespace());
@@ -84,53 +51,76 @@ pub async fn bind_volumes(
                 let patch = json!({ "metadata": { "annotations": { SELECTED_NODE: node } } });
                 claims.patch(claim, &PatchParams::default(), &Patch::Merge(patch)).await?;
             }
-            ClaimStep::Reserve(claim, volume) => {
-                let object = claims.get(claim).await?;
-                let reference = json!({
-                    "apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": pod.namespace(), "name": claim,
-                    "uid": object.metadata.uid, "resourceVersion": object.metadata.resource_version,
-                });
-                let known = volumes.volumes.get("", volume).and_then(|volume| volume.metadata.resource_version.clone());
-                let patch = json!({
-                    "metadata": { "annotations": { "pv.kubernetes.io/bound-by-controller": "yes" }, "resourceVersion": known },
-                    "spec": { "claimRef": reference },
-                });
-                Api::<PersistentVolume>::all(client.clone())
-                    .patch(volume, &PatchParams::default(), &Patch::Merge(patch))
-                    .await?;
-            }
+            ClaimStep::Reserve { claim, volume } => reserve(client, &claims, pod, claim, volume, lookup).await?,
         }
     }
     let mut named = false;
     let bound = async {
-        loop {
-            let mut waiting = false;
-            for step in steps {
-                let (ClaimStep::Provision(name) | ClaimStep::Reserve(name, _)) = step;
-                let Some(claim) = volumes.claims.get(pod.namespace(), name) else { continue };
-                if matches!(volumes.state(&claim), ClaimState::Bound(_)) {
-                    continue;
-                }
-                waiting = true;
-                if let ClaimStep::Provision(name) = step {
-                    let selected =
-                        claim.metadata.annotations.as_ref().and_then(|annotations| annotations.get(SELECTED_NODE));
-                    match selected {
-                        Some(_) => named = true,
-                        None if named => return Err(Error::Reselect(name.clone())),
-                        None => {}
-                    }
-                }
-            }
-            if !waiting {
-                return Ok(());
-            }
+        while waits(pod, node, steps, lookup, &mut named)? {
             if changes.changed().await.is_err() {
                 return Err(Error::Timeout);
             }
         }
+        Ok(())
     };
-    tokio::time::timeout(BIND_TIMEOUT, bound).await.map_err(|_| Error::Timeout)?
+    tokio::time::timeout(timeout, bound).await.map_err(|_| Error::Timeout)?
+}
+
+async fn reserve(
+    client: &Client,
+    claims: &Api<PersistentVolumeClaim>,
+    pod: &PodInfo,
+    claim: &str,
+    volume: &str,
+    lookup: &Lookup,
+) -> Result<(), Error> {
+    let known = lookup.volumes.get("", volume);
+    let reserved = known.as_ref().and_then(|volume| volume.spec.as_ref()?.claim_ref.as_ref()?.uid.clone());
+    if reserved.is_some_and(|uid| !uid.is_empty()) {
+        // Somebody has reserved it for this very claim: the volume controller completes that.
+        return Ok(());
+    }
+    let object = claims.get(claim).await?;
+    let reference = json!({
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": pod.namespace(), "name": claim,
+        "uid": object.metadata.uid, "resourceVersion": object.metadata.resource_version,
+    });
+    let version = known.and_then(|volume| volume.metadata.resource_version.clone());
+    let patch = json!({
+        "metadata": { "annotations": { "pv.kubernetes.io/bound-by-controller": "yes" }, "resourceVersion": version },
+        "spec": { "claimRef": reference },
+    });
+    let volumes = Api::<PersistentVolume>::all(client.clone());
+    volumes.patch(volume, &PatchParams::default(), &Patch::Merge(patch)).await?;
+    Ok(())
+}
+
+/// Whether a claim is not bound yet, or why it never will be.
+fn waits(pod: &PodInfo, node: &str, steps: &[ClaimStep], lookup: &Lookup, named: &mut bool) -> Result<bool, Error> {
+    let mut waiting = false;
+    for step in steps {
+        let (ClaimStep::Provision(name) | ClaimStep::Reserve { claim: name, .. }) = step;
+        let Some(claim) = lookup.claims.get(pod.namespace(), name) else { continue };
+        if bound_volume(&claim).is_some() {
+            continue;
+        }
+        waiting = true;
+        match step {
+            ClaimStep::Provision(name) => match annotation(&claim, SELECTED_NODE) {
+                Some(selected) if selected == node => *named = true,
+                Some(_) => return Err(Error::Reselect(name.clone())),
+                // Before the first sight of our own annotation the local copy is old.
+                None if *named => return Err(Error::Reselect(name.clone())),
+                None => {}
+            },
+            ClaimStep::Reserve { volume, .. } => {
+                if lookup.volumes.get("", volume).is_none() {
+                    return Err(Error::Lost(volume.clone()));
+                }
+            }
+        }
+    }
+    Ok(waiting)
 }
 
 /// Binds `pod` to `node` by the `binding` subresource.

@@ -1,120 +1,226 @@
-//! The scheduling queue: pods that can be tried now, pods that wait out a back-off, and pods that wait for something in the
-//! cluster to change. No timer runs for a pod that only waits for a change.
+//! Which pod is tried next, and when a pod that did not fit is tried again (upstream: `PriorityQueue` with queueing hints).
+//!
+//! Pods to try are ordered by priority and age. A pod that was rejected waits until an event comes that can help against one
+//! of the plugins that rejected it; it then also waits for the rest of its back-off, unless there is nothing else to try.
+pub mod events;
+pub mod hints;
+
+#[cfg(test)]
+mod tests;
+
+use crate::algorithm::Profile;
+use crate::framework::{Plugin, PluginSet};
 use crate::pod_info::PodInfo;
+use events::{Event, PodChange, is_gated};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// The back-off after the first failed attempt; it doubles up to [`MAX_BACKOFF`] (upstream's defaults).
-const BACKOFF: Duration = Duration::from_secs(1);
-const MAX_BACKOFF: Duration = Duration::from_secs(10);
-/// A pod is tried again after this long even if nothing it waits for has changed.
+/// Without any event that helps, a rejected pod is tried again after this (`podMaxInUnschedulablePodsDuration`).
 const UNSCHEDULABLE_LIMIT: Duration = Duration::from_secs(300);
+/// Back-offs end at multiples of this, so that priority decides among pods whose wait ends about the same time.
+const BACKOFF_WINDOW: Duration = Duration::from_secs(1);
 
-/// What has changed in the cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// A node is new, or what pods meet there has changed.
-    Node,
-    /// A pod was placed on a node or has changed there.
-    PodPlaced,
-    /// A pod has left its node.
-    PodGone,
-    /// A claim, volume or class.
-    Volume,
+/// How long a pod waits after its first failure, and at most.
+#[derive(Clone, Copy, Debug)]
+pub struct Backoff {
+    /// After the first failure; each further one doubles it.
+    pub initial: Duration,
+    /// At most.
+    pub max: Duration,
 }
 
-impl Change {
-    /// Whether the change can make a pod fit that `plugin` rejected (upstream: `EventsToRegister`).
-    fn may_help(self, plugin: &str) -> bool {
-        match plugin {
-            "NodeResourcesFit" | "NodePorts" => matches!(self, Change::Node | Change::PodGone),
-            "InterPodAffinity" | "PodTopologySpread" => self != Change::Volume,
-            "VolumeBinding" => matches!(self, Change::Node | Change::Volume),
-            _ => self == Change::Node,
+impl Default for Backoff {
+    fn default() -> Self {
+        Backoff { initial: Duration::from_secs(1), max: Duration::from_secs(10) }
+    }
+}
+
+impl Backoff {
+    fn after(&self, failures: u32) -> Duration {
+        match failures.checked_sub(1) {
+            None => Duration::ZERO,
+            Some(doublings) => self.initial.saturating_mul(1 << doublings.min(20)).min(self.max),
         }
     }
 }
 
-/// A pod that was tried.
+/// A pod that waits to be placed.
 #[derive(Clone, Debug)]
-pub struct Attempt {
+pub struct Queued {
     /// The pod.
     pub pod: Arc<PodInfo>,
-    /// How often it was tried, this time included.
+    /// How often it was tried, the attempt under way included.
     pub attempts: u32,
-    /// The queue's clock when the attempt began.
-    started: u64,
+    /// When it was first to be tried.
+    pub since: Instant,
+    /// When it came into the queue last.
+    added: Instant,
+    /// How often it was rejected.
+    rejections: u32,
+    /// How often in a row it failed for another reason.
+    errors: u32,
+    /// Which plugins rejected it.
+    rejected_by: PluginSet,
+    gated: bool,
+    order: u64,
 }
 
+/// The order in which pods are tried: priority, age.
+type Key = (Reverse<i32>, Instant, u64);
+
+impl Queued {
+    fn key(&self) -> Key {
+        (Reverse(self.pod.priority()), self.added, self.order)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Place {
+    Active(Key),
+    Backoff(Instant, Key),
+    ErrorBackoff(Instant, Key),
+    Unschedulable(Instant, u64),
+}
+
+/// A pod that is being tried.
 #[derive(Debug)]
-struct Entry {
-    pod: Arc<PodInfo>,
-    attempts: u32,
-    added: u64,
+struct InFlight {
+    /// The number of the first event that came after the attempt began.
+    first_event: u64,
+    /// The newest state of the pod, if it changed.
+    changed: Option<Arc<PodInfo>>,
+    gone: bool,
 }
 
-#[derive(Debug)]
-struct Waiting {
-    entry: Entry,
-    /// Before this the pod is not tried even if something helps.
-    backoff_until: Instant,
-    /// Which plugins rejected it; empty: any change helps.
-    rejected_by: HashSet<&'static str>,
-    /// Something helped while the back-off ran.
-    helped: bool,
-    limit: Instant,
-}
-
-/// What became of a pod while it was being tried.
-#[derive(Debug)]
-enum Meanwhile {
-    Nothing,
-    Changed(Arc<PodInfo>),
-    Gone,
-}
-
-#[derive(Default)]
 struct State {
-    /// Pods to try, by priority (highest first) and then age.
-    active: BTreeMap<(std::cmp::Reverse<i32>, u64), Entry>,
-    waiting: HashMap<String, Waiting>,
-    /// Pods being tried, by uid, with what has become of them meanwhile.
-    in_flight: HashMap<String, Meanwhile>,
-    /// What changed while pods were being tried.
-    recent: Vec<(u64, Change)>,
-    clock: u64,
+    active: BTreeMap<Key, Queued>,
+    backoff: BTreeMap<(Instant, Key), Queued>,
+    error_backoff: BTreeMap<(Instant, Key), Queued>,
+    /// By age, for the limit.
+    unschedulable: BTreeMap<(Instant, u64), Queued>,
+    /// Which of those each plugin rejected.
+    rejected: HashMap<Plugin, BTreeSet<(Instant, u64)>>,
+    places: HashMap<String, Place>,
+    in_flight: HashMap<String, InFlight>,
+    /// Events since the oldest attempt under way began, with the number of the first.
+    events: VecDeque<Event>,
+    first_event: u64,
+    orders: u64,
+    epoch: Instant,
+}
+
+/// How many pods wait where.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "upstream's names of the queues")]
+pub struct Lengths {
+    pub active: usize,
+    pub backoff: usize,
+    pub unschedulable: usize,
+    pub gated: usize,
 }
 
 /// The queue; shared by reference.
-#[derive(Default)]
 pub struct SchedulingQueue {
     state: Mutex<State>,
+    profiles: Arc<[Profile]>,
+    pace: Backoff,
     wake: Notify,
 }
 
 impl SchedulingQueue {
-    /// A pod that has no node is new or has changed: it is tried as soon as its back-off allows.
+    /// An empty queue for the pods of `profiles`.
+    pub fn new(profiles: Arc<[Profile]>, pace: Backoff) -> Self {
+        let state = State {
+            active: BTreeMap::new(),
+            backoff: BTreeMap::new(),
+            error_backoff: BTreeMap::new(),
+            unschedulable: BTreeMap::new(),
+            rejected: HashMap::new(),
+            places: HashMap::new(),
+            in_flight: HashMap::new(),
+            events: VecDeque::new(),
+            first_event: 0,
+            orders: 0,
+            epoch: Instant::now(),
+        };
+        SchedulingQueue { state: Mutex::new(state), profiles, pace, wake: Notify::new() }
+    }
+
+    fn profile(&self, pod: &PodInfo) -> Option<&Profile> {
+        self.profiles.iter().find(|profile| profile.name == pod.scheduler_name())
+    }
+
+    fn holds(&self, pod: &PodInfo) -> bool {
+        is_gated(&pod.pod) && self.profile(pod).is_some_and(|profile| profile.gates)
+    }
+
+    /// A pod that has no node is new.
     pub fn add(&self, pod: Arc<PodInfo>) {
         let mut state = self.state.lock();
-        if let Some(meanwhile) = state.in_flight.get_mut(pod.uid()) {
-            *meanwhile = Meanwhile::Changed(pod);
+        if let Some(in_flight) = state.in_flight.get_mut(pod.uid()) {
+            (in_flight.changed, in_flight.gone) = (Some(pod), false);
             return;
         }
-        let (mut attempts, mut backoff_until) = (0, None);
-        state.active.retain(|_, entry| entry.pod.uid() != pod.uid());
-        if let Some(waiting) = state.waiting.remove(pod.uid()) {
-            attempts = waiting.entry.attempts;
-            backoff_until = Some(waiting.backoff_until).filter(|until| *until > Instant::now());
+        state.take(pod.uid());
+        let now = Instant::now();
+        state.orders += 1;
+        let gated = self.holds(&pod);
+        let order = state.orders;
+        let rejected_by = if gated { PluginSet::from_iter([Plugin::SchedulingGates]) } else { PluginSet::default() };
+        let queued =
+            Queued { pod, attempts: 0, since: now, added: now, rejections: 0, errors: 0, rejected_by, gated, order };
+        if gated {
+            state.shelve(queued);
+        } else {
+            state.activate(queued);
+            drop(state);
+            self.wake.notify_one();
         }
-        state.clock += 1;
-        let entry = Entry { attempts, added: state.clock, pod };
-        match backoff_until {
-            None => state.activate(entry),
-            Some(until) => state.wait(entry, until, HashSet::new(), true),
+    }
+
+    /// A pod that has no node changed from `old` to `new`.
+    pub fn update(&self, old: &Arc<PodInfo>, new: Arc<PodInfo>) {
+        let change = PodChange::between(old, &new);
+        let mut state = self.state.lock();
+        if let Some(in_flight) = state.in_flight.get_mut(new.uid()) {
+            in_flight.changed = Some(new.clone());
+            if change.any() {
+                state.log(Event::PodUpdated { old: old.clone(), new, change });
+            }
+            return;
+        }
+        let Some(place) = state.places.get(new.uid()).copied() else {
+            drop(state);
+            return self.add(new);
+        };
+        let Some(mut queued) = state.take(new.uid()) else { return };
+        queued.pod = new.clone();
+        match place {
+            Place::Active(_) => state.activate(queued),
+            Place::Backoff(until, _) => state.back_off(queued, until),
+            Place::ErrorBackoff(until, _) => state.back_off_for_error(queued, until),
+            Place::Unschedulable(..) if queued.gated => {
+                if self.holds(&new) {
+                    state.shelve(queued);
+                    return;
+                }
+                queued.gated = false;
+                (queued.rejected_by, queued.since) = (PluginSet::default(), Instant::now());
+                state.activate(queued);
+            }
+            Place::Unschedulable(..) => {
+                let event = Event::PodUpdated { old: old.clone(), new, change };
+                if change.any() && self.helps(&queued, &event) {
+                    self.requeue(&mut state, queued);
+                } else {
+                    state.shelve(queued);
+                }
+            }
         }
         drop(state);
         self.wake.notify_one();
@@ -123,46 +229,77 @@ impl SchedulingQueue {
     /// A pod is gone or has got its node.
     pub fn remove(&self, uid: &str) {
         let mut state = self.state.lock();
-        state.active.retain(|_, entry| entry.pod.uid() != uid);
-        state.waiting.remove(uid);
-        if let Some(meanwhile) = state.in_flight.get_mut(uid) {
-            *meanwhile = Meanwhile::Gone;
+        state.take(uid);
+        if let Some(in_flight) = state.in_flight.get_mut(uid) {
+            in_flight.gone = true;
         }
     }
 
-    /// Something changed: pods that it may help are tried again.
-    pub fn changed(&self, change: Change) {
+    /// Whether an event could matter to anybody; saves making one.
+    pub fn cares(&self) -> bool {
+        let state = self.state.lock();
+        !state.in_flight.is_empty() || !state.unschedulable.is_empty()
+    }
+
+    /// Something happened: pods that it may help are tried again, apart from the pod `but`.
+    pub fn happened(&self, event: Event, but: Option<&str>) {
         let mut state = self.state.lock();
-        if !state.in_flight.is_empty() {
-            state.clock += 1;
-            let now = state.clock;
-            state.recent.push((now, change));
+        let mut helped: BTreeSet<(Instant, u64)> = BTreeSet::new();
+        for plugin in hints::concerned(&event) {
+            for key in state.rejected.get(plugin).into_iter().flatten() {
+                let Some(queued) = state.unschedulable.get(key) else { continue };
+                let allowed = !queued.gated && but != Some(queued.pod.uid()) && !helped.contains(key);
+                if allowed
+                    && let Some(profile) = self.profile(&queued.pod)
+                    && hints::may_help(*plugin, &queued.pod, &event, profile)
+                {
+                    helped.insert(*key);
+                }
+            }
         }
-        let helps = |waiting: &Waiting| {
-            waiting.rejected_by.is_empty() || waiting.rejected_by.iter().any(|plugin| change.may_help(plugin))
-        };
-        let mut helped = false;
-        for waiting in state.waiting.values_mut().filter(|waiting| helps(waiting)) {
-            waiting.helped = true;
-            helped = true;
+        for key in &helped {
+            let uid = state.unschedulable.get(key).map(|queued| queued.pod.uid().to_owned());
+            if let Some(queued) = uid.and_then(|uid| state.take(&uid)) {
+                self.requeue(&mut state, queued);
+            }
         }
+        state.log(event);
         drop(state);
-        if helped {
+        if !helped.is_empty() {
             self.wake.notify_one();
         }
     }
 
+    fn helps(&self, queued: &Queued, event: &Event) -> bool {
+        let Some(profile) = self.profile(&queued.pod) else { return true };
+        let concerned = hints::concerned(event).iter();
+        concerned
+            .filter(|plugin| queued.rejected_by.contains(**plugin))
+            .any(|plugin| hints::may_help(*plugin, &queued.pod, event, profile))
+    }
+
+    /// To the active pods, or to those that back off while its back-off runs.
+    fn requeue(&self, state: &mut State, queued: Queued) {
+        let until = state.window(queued.added + self.pace.after(queued.rejections));
+        if until > state.window(Instant::now()) {
+            state.back_off(queued, until);
+        } else {
+            state.activate(queued);
+        }
+    }
+
     /// The next pod to try. Cancel-safe; exactly one task may wait here.
-    pub async fn next(&self) -> Attempt {
+    pub async fn next(&self) -> Queued {
         loop {
             let notified = self.wake.notified();
             let due = {
                 let mut state = self.state.lock();
-                let due = state.release(Instant::now());
-                if let Some((_, entry)) = state.active.pop_first() {
-                    state.in_flight.insert(entry.pod.uid().to_owned(), Meanwhile::Nothing);
-                    state.clock += 1;
-                    return Attempt { attempts: entry.attempts + 1, pod: entry.pod, started: state.clock };
+                let due = self.release(&mut state, Instant::now());
+                if let Some(mut queued) = state.pop() {
+                    queued.attempts += 1;
+                    let in_flight = InFlight { first_event: state.next_event(), changed: None, gone: false };
+                    state.in_flight.insert(queued.pod.uid().to_owned(), in_flight);
+                    return queued;
                 }
                 due
             };
@@ -173,141 +310,178 @@ impl SchedulingQueue {
         }
     }
 
-    /// The attempt ended with a node or with a pod that needs none.
-    pub fn done(&self, attempt: &Attempt) {
-        self.state.lock().finish(attempt);
+    /// Moves pods whose wait is over to the active ones; returns when the next wait ends by time alone.
+    fn release(&self, state: &mut State, now: Instant) -> Option<Instant> {
+        let window = state.window(now);
+        while let Some(entry) = state.backoff.first_entry().filter(|entry| entry.key().0 <= window) {
+            let queued = entry.remove();
+            state.activate(queued);
+        }
+        while let Some(entry) = state.error_backoff.first_entry().filter(|entry| entry.key().0 <= window) {
+            let queued = entry.remove();
+            state.activate(queued);
+        }
+        let stale = |queued: &Queued| !queued.gated && queued.added + UNSCHEDULABLE_LIMIT <= now;
+        let late: Vec<String> = state
+            .unschedulable
+            .values()
+            .take_while(|queued| queued.added + UNSCHEDULABLE_LIMIT <= now)
+            .filter(|queued| stale(queued))
+            .map(|queued| queued.pod.uid().to_owned())
+            .collect();
+        for uid in late {
+            if let Some(queued) = state.take(&uid) {
+                self.requeue(state, queued);
+            }
+        }
+        let limit = state.unschedulable.values().find(|queued| !queued.gated);
+        [
+            state.backoff.first_key_value().map(|((until, _), _)| *until),
+            state.error_backoff.first_key_value().map(|((until, _), _)| *until),
+            limit.map(|queued| queued.added + UNSCHEDULABLE_LIMIT),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
-    /// The attempt failed; `rejected_by` names the plugins that kept the pod from every node, nothing an error that only
-    /// time helps against.
-    pub fn failed(&self, attempt: &Attempt, rejected_by: HashSet<&'static str>) {
+    /// The attempt is over: the pod has a node, or needs none.
+    pub fn done(&self, uid: &str) {
         let mut state = self.state.lock();
-        // A change in the middle of the attempt may have helped already.
-        let during = state.recent.iter().filter(|(at, _)| *at > attempt.started);
-        let helped = rejected_by.is_empty()
-            || during.clone().any(|(_, change)| rejected_by.iter().any(|plugin| change.may_help(plugin)));
-        let (pod, helped) = match state.finish(attempt) {
-            Meanwhile::Nothing => (attempt.pod.clone(), helped),
-            Meanwhile::Changed(pod) => (pod, true),
-            Meanwhile::Gone => return,
-        };
-        state.clock += 1;
-        let entry = Entry { pod, attempts: attempt.attempts, added: state.clock };
-        let doublings = attempt.attempts.saturating_sub(1).min(8);
-        let backoff = BACKOFF.saturating_mul(1 << doublings).min(MAX_BACKOFF);
-        state.wait(entry, Instant::now() + backoff, rejected_by, helped);
+        state.in_flight.remove(uid);
+        state.forget_events();
+    }
+
+    /// The attempt failed; `rejected_by` names the plugins that kept the pod from every node, nothing an error that only time
+    /// helps against. Returns the pod's newest state, `None` if it is gone or waits already.
+    pub fn failed(&self, queued: Queued, rejected_by: PluginSet) -> Option<Arc<PodInfo>> {
+        let mut state = self.state.lock();
+        let in_flight = state.in_flight.remove(queued.pod.uid())?;
+        let newest = (!in_flight.gone).then(|| in_flight.changed.unwrap_or_else(|| queued.pod.clone()));
+        if let Some(newest) = &newest {
+            let queued = Queued { pod: newest.clone(), rejected_by, added: Instant::now(), ..queued };
+            self.put_back(&mut state, queued, in_flight.first_event);
+        }
+        state.forget_events();
         drop(state);
         self.wake.notify_one();
+        newest
+    }
+
+    /// A pod whose attempt was [`Self::done`] is to be tried again after all, as it is now.
+    pub fn retry(&self, queued: Queued, now: Arc<PodInfo>) {
+        let mut state = self.state.lock();
+        if state.places.contains_key(now.uid()) || state.in_flight.contains_key(now.uid()) {
+            return;
+        }
+        let queued = Queued { pod: now, rejected_by: PluginSet::default(), added: Instant::now(), ..queued };
+        let since = state.next_event();
+        self.put_back(&mut state, queued, since);
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    fn put_back(&self, state: &mut State, mut queued: Queued, first_event: u64) {
+        if queued.rejected_by.is_empty() {
+            queued.errors += 1;
+            let until = state.window(queued.added + self.pace.after(queued.errors));
+            return state.back_off_for_error(queued, until);
+        }
+        queued.rejections += 1;
+        queued.errors = 0;
+        // An event in the middle of the attempt may have helped already.
+        let skip = usize::try_from(first_event - state.first_event).unwrap_or(usize::MAX);
+        if state.events.iter().skip(skip).any(|event| self.helps(&queued, event)) {
+            self.requeue(state, queued);
+        } else {
+            state.shelve(queued);
+        }
+    }
+
+    /// How many pods wait where.
+    pub fn lengths(&self) -> Lengths {
+        let state = self.state.lock();
+        let gated = state.unschedulable.values().filter(|queued| queued.gated).count();
+        Lengths {
+            active: state.active.len(),
+            backoff: state.backoff.len() + state.error_backoff.len(),
+            unschedulable: state.unschedulable.len() - gated,
+            gated,
+        }
     }
 }
 
 impl State {
-    fn activate(&mut self, entry: Entry) {
-        self.active.insert((std::cmp::Reverse(entry.pod.priority()), entry.added), entry);
+    /// The start of the window that `at` lies in.
+    fn window(&self, at: Instant) -> Instant {
+        let windows = at.saturating_duration_since(self.epoch).as_secs() / BACKOFF_WINDOW.as_secs();
+        self.epoch + BACKOFF_WINDOW.saturating_mul(u32::try_from(windows).unwrap_or(u32::MAX))
     }
 
-    fn wait(&mut self, entry: Entry, backoff_until: Instant, rejected_by: HashSet<&'static str>, helped: bool) {
-        let limit = Instant::now() + UNSCHEDULABLE_LIMIT;
-        let waiting = Waiting { backoff_until, rejected_by, helped, limit, entry };
-        self.waiting.insert(waiting.entry.pod.uid().to_owned(), waiting);
+    fn activate(&mut self, queued: Queued) {
+        self.places.insert(queued.pod.uid().to_owned(), Place::Active(queued.key()));
+        self.active.insert(queued.key(), queued);
     }
 
-    fn finish(&mut self, attempt: &Attempt) -> Meanwhile {
-        let meanwhile = self.in_flight.remove(attempt.pod.uid()).unwrap_or(Meanwhile::Nothing);
-        if self.in_flight.is_empty() {
-            self.recent.clear();
+    fn back_off(&mut self, queued: Queued, until: Instant) {
+        self.places.insert(queued.pod.uid().to_owned(), Place::Backoff(until, queued.key()));
+        self.backoff.insert((until, queued.key()), queued);
+    }
+
+    fn back_off_for_error(&mut self, queued: Queued, until: Instant) {
+        self.places.insert(queued.pod.uid().to_owned(), Place::ErrorBackoff(until, queued.key()));
+        self.error_backoff.insert((until, queued.key()), queued);
+    }
+
+    fn shelve(&mut self, queued: Queued) {
+        let key = (queued.added, queued.order);
+        self.places.insert(queued.pod.uid().to_owned(), Place::Unschedulable(key.0, key.1));
+        for plugin in queued.rejected_by.iter() {
+            self.rejected.entry(plugin).or_default().insert(key);
         }
-        meanwhile
+        self.unschedulable.insert(key, queued);
     }
 
-    /// Moves pods whose wait is over to the active ones; returns when the next wait ends by time alone.
-    fn release(&mut self, now: Instant) -> Option<Instant> {
-        let end = |waiting: &Waiting| {
-            if waiting.helped { waiting.backoff_until } else { waiting.limit.max(waiting.backoff_until) }
-        };
-        let over: Vec<String> =
-            self.waiting.iter().filter(|(_, waiting)| end(waiting) <= now).map(|(uid, _)| uid.clone()).collect();
-        for uid in over {
-            if let Some(waiting) = self.waiting.remove(&uid) {
-                self.activate(waiting.entry);
+    fn take(&mut self, uid: &str) -> Option<Queued> {
+        match self.places.remove(uid)? {
+            Place::Active(key) => self.active.remove(&key),
+            Place::Backoff(until, key) => self.backoff.remove(&(until, key)),
+            Place::ErrorBackoff(until, key) => self.error_backoff.remove(&(until, key)),
+            Place::Unschedulable(added, order) => {
+                let queued = self.unschedulable.remove(&(added, order))?;
+                for plugin in queued.rejected_by.iter() {
+                    if let Some(keys) = self.rejected.get_mut(&plugin) {
+                        keys.remove(&(added, order));
+                    }
+                }
+                Some(queued)
             }
         }
-        self.waiting.values().map(end).min()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn pod(name: &str, priority: i32) -> Arc<PodInfo> {
-        let pod =
-            json!({ "metadata": { "name": name, "uid": name }, "spec": { "priority": priority, "containers": [] } });
-        Arc::new(PodInfo::new(Arc::new(serde_json::from_value(pod).unwrap())))
     }
 
-    async fn is_empty(queue: &SchedulingQueue, wait: Duration) -> bool {
-        tokio::time::timeout(wait, queue.next()).await.is_err()
+    /// The first active pod; without any, one whose back-off has not ended yet (upstream: SchedulerPopFromBackoffQ).
+    fn pop(&mut self) -> Option<Queued> {
+        let first = self.active.pop_first().map(|(_, queued)| queued);
+        let queued = first.or_else(|| self.backoff.pop_first().map(|(_, queued)| queued))?;
+        self.places.remove(queued.pod.uid());
+        Some(queued)
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn the_highest_priority_comes_first_then_the_oldest() {
-        let queue = SchedulingQueue::default();
-        for (name, priority) in [("old", 0), ("young", 0), ("vip", 5)] {
-            queue.add(pod(name, priority));
+    fn next_event(&self) -> u64 {
+        self.first_event + self.events.len() as u64
+    }
+
+    fn log(&mut self, event: Event) {
+        if !self.in_flight.is_empty() {
+            self.events.push_back(event);
         }
-        let mut order = Vec::new();
-        for _ in 0..3 {
-            order.push(queue.next().await.pod.name().to_owned());
-        }
-        assert_eq!(order, ["vip", "old", "young"]);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_rejected_pod_waits_for_a_change_that_can_help_and_for_its_back_off() {
-        let queue = SchedulingQueue::default();
-        queue.add(pod("a", 0));
-        let attempt = queue.next().await;
-        queue.failed(&attempt, HashSet::from(["NodeResourcesFit"]));
-        queue.changed(Change::Volume);
-        assert!(is_empty(&queue, Duration::from_secs(60)).await, "a volume does not help");
-        queue.changed(Change::PodGone);
-        assert_eq!(queue.next().await.attempts, 2);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_change_during_the_attempt_is_not_missed() {
-        let queue = SchedulingQueue::default();
-        queue.add(pod("a", 0));
-        let attempt = queue.next().await;
-        queue.changed(Change::Node);
-        queue.failed(&attempt, HashSet::from(["NodeAffinity"]));
-        let before = Instant::now();
-        assert_eq!(queue.next().await.attempts, 2);
-        assert_eq!(before.elapsed().as_secs(), 1, "after the back-off");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn without_any_change_a_pod_is_tried_again_after_the_limit() {
-        let queue = SchedulingQueue::default();
-        queue.add(pod("a", 0));
-        let attempt = queue.next().await;
-        queue.failed(&attempt, HashSet::from(["NodeAffinity"]));
-        let before = Instant::now();
-        queue.next().await;
-        assert_eq!(before.elapsed().as_secs(), UNSCHEDULABLE_LIMIT.as_secs());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_removed_pod_never_comes() {
-        let queue = SchedulingQueue::default();
-        queue.add(pod("a", 0));
-        queue.remove("a");
-        queue.add(pod("b", 0));
-        let attempt = queue.next().await;
-        queue.remove("b");
-        queue.failed(&attempt, HashSet::new());
-        assert!(is_empty(&queue, Duration::from_secs(600)).await);
+    /// Drops events from before every attempt under way.
+    fn forget_events(&mut self) {
+        let needed = self.in_flight.values().map(|attempt| attempt.first_event).min().unwrap_or(self.next_event());
+        let gone = usize::try_from(needed - self.first_event).unwrap_or(usize::MAX).min(self.events.len());
+        self.events.drain(..gone);
+        self.first_event = needed;
     }
 }

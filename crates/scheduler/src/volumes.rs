@@ -1,78 +1,38 @@
-//! What the scheduler knows of claims, volumes and storage classes.
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
-use k8s_openapi::api::storage::v1::StorageClass;
-use pintle_client::{Informer, Informers};
+//! Claims and volumes: how far a claim is, and which volume would do for it.
+use crate::selector::{NodeRequirement, Selector};
+use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod, Volume};
 use std::sync::Arc;
 
 /// The provisioner of classes whose volumes are made by hand.
-const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
+pub const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
 /// Set on a claim: the node whose storage the provisioner is to use.
 pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 /// Set on a claim once its binding is complete.
 const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
 
-/// Informers of everything that says where a pod's volumes can be.
-pub struct Volumes {
-    /// Claims.
-    pub claims: Informer<PersistentVolumeClaim>,
-    /// Volumes.
-    pub volumes: Informer<PersistentVolume>,
-    /// Classes.
-    pub classes: Informer<StorageClass>,
+/// The class of a claim; empty if it has none.
+pub fn class_of(claim: &PersistentVolumeClaim) -> &str {
+    let annotations = claim.metadata.annotations.as_ref();
+    let beta = annotations.and_then(|a| a.get("volume.beta.kubernetes.io/storage-class")).map(String::as_str);
+    beta.or_else(|| claim.spec.as_ref().and_then(|spec| spec.storage_class_name.as_deref())).unwrap_or_default()
 }
 
-/// How far a claim is on its way to a volume.
-pub enum ClaimState {
-    /// Bound to this volume.
-    Bound(Arc<PersistentVolume>),
-    /// Bound to a volume that does not exist.
-    Lost,
-    /// Waits for a first consumer; its class makes volumes on demand.
-    Provisionable,
-    /// Waits for a first consumer; one of the existing volumes has to be found.
-    Static(Vec<Arc<PersistentVolume>>),
-    /// Somebody else binds it, without waiting for a pod.
-    Immediate,
+/// An annotation of a claim.
+pub fn annotation<'a>(claim: &'a PersistentVolumeClaim, name: &str) -> Option<&'a str> {
+    claim.metadata.annotations.as_ref().and_then(|annotations| annotations.get(name)).map(String::as_str)
 }
 
-impl Volumes {
-    /// Reads through `informers`.
-    pub fn new(informers: &Informers) -> Self {
-        Volumes { claims: informers.of(), volumes: informers.of(), classes: informers.of() }
-    }
+/// The volume that the claim is bound to for good.
+pub fn bound_volume(claim: &PersistentVolumeClaim) -> Option<&str> {
+    annotation(claim, BIND_COMPLETED)?;
+    claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref()).filter(|name| !name.is_empty())
+}
 
-    /// Waits until everything has been listed once.
-    pub async fn synced(&self) {
-        tokio::join!(self.claims.synced(), self.volumes.synced(), self.classes.synced());
-    }
-
-    /// How far `claim` is.
-    pub fn state(&self, claim: &PersistentVolumeClaim) -> ClaimState {
-        let spec = claim.spec.clone().unwrap_or_default();
-        let annotation = |name: &str| claim.metadata.annotations.as_ref().and_then(|a| a.get(name));
-        if let Some(volume) =
-            spec.volume_name.as_deref().filter(|name| !name.is_empty() && annotation(BIND_COMPLETED).is_some())
-        {
-            return self.volumes.get("", volume).map_or(ClaimState::Lost, ClaimState::Bound);
-        }
-        let class = spec.storage_class_name.as_deref().and_then(|name| self.classes.get("", name));
-        let Some(class) = class.filter(|class| class.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"))
-        else {
-            return ClaimState::Immediate;
-        };
-        let candidates = self.candidates(claim);
-        if candidates.is_empty() && class.provisioner != NO_PROVISIONER {
-            return ClaimState::Provisionable;
-        }
-        ClaimState::Static(candidates)
-    }
-
-    /// Free volumes that would do for `claim`, the smallest first.
-    fn candidates(&self, claim: &PersistentVolumeClaim) -> Vec<Arc<PersistentVolume>> {
-        let mut fitting: Vec<_> = self.volumes.list().into_iter().filter(|volume| fits(volume, claim)).collect();
-        fitting.sort_by_key(|volume| capacity(volume));
-        fitting
-    }
+/// How much storage a claim asks for, in bytes.
+pub fn wanted(claim: &PersistentVolumeClaim) -> Option<i64> {
+    let requests = claim.spec.as_ref().and_then(|spec| spec.resources.as_ref()?.requests.as_ref());
+    let size = requests.and_then(|requests| requests.get("storage"))?;
+    Some(pintle_api::quantity::Quantity::parse(&size.0).map_or(0, pintle_api::quantity::Quantity::value))
 }
 
 fn capacity(volume: &PersistentVolume) -> i64 {
@@ -81,41 +41,62 @@ fn capacity(volume: &PersistentVolume) -> i64 {
         .map_or(0, pintle_api::quantity::Quantity::value)
 }
 
-fn fits(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
+/// Whether a volume can be used on a node of that name and labels.
+pub fn reaches(volume: &PersistentVolume, node: &crate::cache::NodeInfo) -> bool {
+    let required = volume.spec.as_ref().and_then(|spec| spec.node_affinity.as_ref()?.required.as_ref());
+    required.is_none_or(|selector| NodeRequirement::of_selector(selector).matches(node.name(), node.labels()))
+}
+
+/// The volume for `claim` on a node: one reserved for it, or else the smallest free one that `usable` lets through (upstream:
+/// `FindMatchingVolume`).
+pub fn best_match<'a>(
+    claim: &PersistentVolumeClaim,
+    volumes: &'a [Arc<PersistentVolume>],
+    usable: impl Fn(&PersistentVolume) -> bool,
+) -> Option<&'a Arc<PersistentVolume>> {
+    let reserved = |volume: &&Arc<PersistentVolume>| {
+        let reference = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
+        reference.is_some_and(|reference| is_for(reference, claim)) && suits(volume, claim) && usable(volume)
+    };
+    let free = |volume: &&Arc<PersistentVolume>| {
+        let phase = volume.status.as_ref().and_then(|status| status.phase.as_deref());
+        let unclaimed = volume.spec.as_ref().is_some_and(|spec| spec.claim_ref.is_none());
+        unclaimed && phase == Some("Available") && suits(volume, claim) && usable(volume)
+    };
+    let reserved = volumes.iter().find(reserved);
+    reserved.or_else(|| volumes.iter().filter(free).min_by_key(|volume| capacity(volume)))
+}
+
+/// Whether a volume's reference means the claim.
+fn is_for(reference: &ObjectReference, claim: &PersistentVolumeClaim) -> bool {
+    reference.name == claim.metadata.name
+        && reference.namespace == claim.metadata.namespace
+        && reference.uid.as_deref().is_none_or(|uid| uid.is_empty() || claim.metadata.uid.as_deref() == Some(uid))
+}
+
+/// Whether the volume is what the claim asks for, apart from where it is.
+fn suits(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
     let (Some(volume_spec), Some(claim_spec)) = (&volume.spec, &claim.spec) else { return false };
-    let ours = |reference: &k8s_openapi::api::core::v1::ObjectReference| {
-        reference.name == claim.metadata.name && reference.namespace == claim.metadata.namespace
-    };
-    let phase = volume.status.as_ref().and_then(|status| status.phase.as_deref());
-    let free = match &volume_spec.claim_ref {
-        Some(reference) => ours(reference),
-        None => phase == Some("Available"),
-    };
-    let wanted = claim_spec.resources.as_ref().and_then(|resources| resources.requests.as_ref()?.get("storage"));
-    let wanted = wanted
-        .and_then(|size| pintle_api::quantity::Quantity::parse(&size.0).ok())
-        .map_or(0, pintle_api::quantity::Quantity::value);
     let modes = claim_spec.access_modes.iter().flatten();
-    free && volume_spec.storage_class_name.as_deref().unwrap_or("")
-        == claim_spec.storage_class_name.as_deref().unwrap_or("")
+    volume.metadata.deletion_timestamp.is_none()
+        && volume_spec.storage_class_name.as_deref().unwrap_or("") == class_of(claim)
         && volume_spec.volume_mode.as_deref().unwrap_or("Filesystem")
             == claim_spec.volume_mode.as_deref().unwrap_or("Filesystem")
-        && capacity(volume) >= wanted
+        && volume_spec.volume_attributes_class_name.as_deref().unwrap_or("")
+            == claim_spec.volume_attributes_class_name.as_deref().unwrap_or("")
+        && capacity(volume) >= wanted(claim).unwrap_or(0)
         && modes.clone().all(|mode| volume_spec.access_modes.iter().flatten().any(|offered| offered == mode))
         && claim_spec
             .selector
             .as_ref()
-            .is_none_or(|selector| crate::plugins::selects(selector, volume.metadata.labels.as_ref()))
+            .is_none_or(|selector| Selector::new(selector).matches(volume.metadata.labels.as_ref()))
 }
 
-/// The claims that `pod` uses, generic ephemeral volumes included, by name.
-pub fn claim_names(pod: &crate::pod_info::PodInfo) -> Vec<String> {
-    let volumes = pod.spec().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
-    let name = |volume: &k8s_openapi::api::core::v1::Volume| match (&volume.persistent_volume_claim, &volume.ephemeral)
-    {
+/// The name of the claim behind a volume of `pod`, if there is one.
+pub fn claim_of(pod: &Pod, volume: &Volume) -> Option<String> {
+    match (&volume.persistent_volume_claim, &volume.ephemeral) {
         (Some(claim), _) => Some(claim.claim_name.clone()),
-        (None, Some(_)) => Some(format!("{}-{}", pod.name(), volume.name)),
+        (None, Some(_)) => Some(format!("{}-{}", pod.metadata.name.as_deref().unwrap_or_default(), volume.name)),
         (None, None) => None,
-    };
-    volumes.iter().filter_map(name).collect()
+    }
 }

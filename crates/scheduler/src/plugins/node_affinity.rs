@@ -1,109 +1,53 @@
-//! `nodeSelector` and node affinity.
+//! `nodeSelector` and node affinity, with what a profile adds to them.
+use super::{Cycle, State, meets_requirement};
 use crate::cache::NodeInfo;
-use crate::framework::{Cycle, Filter, Rejection, Score, normalize};
-use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm};
+use crate::framework::{Plugin, Rejection, normalize};
+use crate::pod_info::PodInfo;
+use crate::selector::NodeTerm;
+use k8s_openapi::api::core::v1::PreferredSchedulingTerm;
 
-pub struct NodeAffinity;
+const NAME: Plugin = Plugin::NodeAffinity;
 
-impl Filter for NodeAffinity {
-    fn filter(&self, cycle: &Cycle<'_>, node: &NodeInfo) -> Result<(), Rejection> {
-        let Some(spec) = cycle.pod.spec() else { return Ok(()) };
-        let selected = spec.node_selector.iter().flatten().all(|(key, value)| node.label(key) == Some(value));
-        let affinity = cycle.pod.affinity().and_then(|affinity| affinity.node_affinity.as_ref());
-        let required = affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
-        if selected && required.is_none_or(|selector| matches_node_selector(selector, node)) {
-            return Ok(());
-        }
-        Err(Rejection::final_("NodeAffinity", "node(s) didn't match Pod's node affinity/selector"))
+/// The only nodes that can do by their names, if the pod says so.
+pub fn names(pod: &PodInfo) -> Result<Option<Vec<String>>, Box<Rejection>> {
+    let Some(names) = pod.node_requirement.as_ref().and_then(|required| required.named()) else { return Ok(None) };
+    if names.is_empty() {
+        return Err(Box::new(Rejection::final_(NAME, "pod affinity terms conflict")));
     }
+    Ok(Some(names.into_iter().map(str::to_owned).collect()))
 }
 
-impl Score for NodeAffinity {
-    fn score(&self, cycle: &Cycle<'_>, nodes: &[&NodeInfo]) -> Vec<i64> {
-        let affinity = cycle.pod.affinity().and_then(|affinity| affinity.node_affinity.as_ref());
-        let preferred = affinity
-            .and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_deref())
-            .unwrap_or_default();
-        let sum = |node: &&NodeInfo| {
-            preferred
-                .iter()
-                .filter(|term| matches_term(&term.preference, node))
-                .map(|term| i64::from(term.weight))
-                .sum()
-        };
-        normalize(nodes.iter().map(sum).collect(), false)
+/// Whether `node` meets what the profile and the pod require.
+pub fn filter(cycle: &Cycle<'_>, state: &State, node: &NodeInfo) -> Result<(), Rejection> {
+    if let Some(added) = &cycle.profile.added_requirement
+        && !added.matches(node.name(), node.labels())
+    {
+        return Err(Rejection::final_(NAME, "node(s) didn't match scheduler-enforced node affinity"));
     }
-
-    fn weight(&self) -> i64 {
-        2
+    if meets_requirement(cycle.cache, state, node) {
+        return Ok(());
     }
+    Err(Rejection::final_(NAME, "node(s) didn't match Pod's node affinity/selector"))
 }
 
-/// Whether one of the selector's terms matches `node`.
-pub fn matches_node_selector(selector: &NodeSelector, node: &NodeInfo) -> bool {
-    selector.node_selector_terms.iter().any(|term| matches_term(term, node))
-}
-
-/// An empty term matches nothing.
-fn matches_term(term: &NodeSelectorTerm, node: &NodeInfo) -> bool {
-    let expressions = term.match_expressions.as_deref().unwrap_or_default();
-    let fields = term.match_fields.as_deref().unwrap_or_default();
-    let field = |requirement: &NodeSelectorRequirement| {
-        matches_requirement(requirement, (requirement.key == "metadata.name").then(|| node.name()))
+/// The sum of the weights of the preferences that a node meets.
+pub fn score(cycle: &Cycle<'_>, nodes: &[&NodeInfo]) -> Option<Vec<i64>> {
+    let affinity = cycle.pod.spec().and_then(|spec| spec.affinity.as_ref()?.node_affinity.as_ref());
+    let own = affinity.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_deref());
+    let mut terms = preferences(own.unwrap_or_default());
+    terms.extend(cycle.profile.added_preferences.iter().cloned());
+    if terms.is_empty() {
+        return None;
+    }
+    let sum = |node: &&NodeInfo| {
+        terms.iter().filter(|(term, _)| term.matches(node.name(), node.labels())).map(|(_, weight)| weight).sum()
     };
-    (!expressions.is_empty() || !fields.is_empty())
-        && expressions.iter().all(|requirement| matches_requirement(requirement, node.label(&requirement.key)))
-        && fields.iter().all(field)
+    let mut scores: Vec<i64> = nodes.iter().map(sum).collect();
+    normalize(&mut scores, false);
+    Some(scores)
 }
 
-fn matches_requirement(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
-    let values = requirement.values.as_deref().unwrap_or_default();
-    let listed = || value.is_some_and(|value| values.iter().any(|v| v == value));
-    let numbers = || Some((value?.parse::<i64>().ok()?, values.first()?.parse::<i64>().ok()?));
-    match requirement.operator.as_str() {
-        "In" => listed(),
-        "NotIn" => !listed(),
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => numbers().is_some_and(|(is, limit)| is > limit),
-        "Lt" => numbers().is_some_and(|(is, limit)| is < limit),
-        _ => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cache::Cache;
-    use serde_json::json;
-    use std::sync::Arc;
-
-    #[test]
-    fn terms_are_alternatives_and_requirements_of_a_term_hold_together() {
-        let mut cache = Cache::default();
-        let node = json!({ "metadata": { "name": "n1", "labels": { "zone": "a", "cores": "8" } } });
-        cache.set_node(&Arc::new(serde_json::from_value(node).unwrap()));
-        let node = cache.node("n1").unwrap();
-        let requirement =
-            |key: &str, operator: &str, values: &[&str]| json!({ "key": key, "operator": operator, "values": values });
-        for (terms, expected) in [
-            (
-                json!([{ "matchExpressions": [requirement("zone", "In", &["a", "b"]), requirement("cores", "Gt", &["4"])] }]),
-                true,
-            ),
-            (
-                json!([{ "matchExpressions": [requirement("zone", "In", &["b"])] }, { "matchFields": [requirement("metadata.name", "In", &["n1"])] }]),
-                true,
-            ),
-            (json!([{ "matchExpressions": [requirement("zone", "NotIn", &["a"])] }]), false),
-            (
-                json!([{ "matchExpressions": [requirement("disk", "DoesNotExist", &[]), requirement("cores", "Lt", &["8"])] }]),
-                false,
-            ),
-            (json!([{}]), false),
-        ] {
-            let selector = serde_json::from_value(json!({ "nodeSelectorTerms": terms })).unwrap();
-            assert_eq!(matches_node_selector(&selector, node), expected, "{selector:?}");
-        }
-    }
+/// Preferred terms with their weights.
+pub fn preferences(terms: &[PreferredSchedulingTerm]) -> Vec<(NodeTerm, i64)> {
+    terms.iter().map(|term| (NodeTerm::new(&term.preference), i64::from(term.weight))).collect()
 }

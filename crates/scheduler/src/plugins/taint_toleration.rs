@@ -1,35 +1,38 @@
 //! Taints keep pods away that do not tolerate them.
-use crate::cache::NodeInfo;
-use crate::framework::{Cycle, Filter, Rejection, Score, normalize};
+use super::Cycle;
+use crate::cache::{Cache, NodeInfo};
+use crate::framework::normalize;
 use crate::pod_info::PodInfo;
 use k8s_openapi::api::core::v1::{Taint, Toleration};
 
-pub struct TaintToleration;
-
-const NAME: &str = "TaintToleration";
-
-impl Filter for TaintToleration {
-    fn filter(&self, cycle: &Cycle<'_>, node: &NodeInfo) -> Result<(), Rejection> {
-        let keeps_away = |taint: &&Taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute");
-        if node.taints().iter().filter(keeps_away).all(|taint| tolerates(cycle.pod, taint)) {
-            return Ok(());
-        }
-        Err(Rejection::final_(NAME, "node(s) had untolerated taint(s)"))
-    }
+/// For each distinct list of taints in the cluster: whether the pod may be on nodes that have it.
+pub fn tolerated_lists(pod: &PodInfo, cache: &Cache) -> Vec<bool> {
+    cache.taint_lists().iter().map(|taints| tolerates_all(pod, taints)).collect()
 }
 
-impl Score for TaintToleration {
-    fn score(&self, cycle: &Cycle<'_>, nodes: &[&NodeInfo]) -> Vec<i64> {
-        let intolerable = |node: &&NodeInfo| {
-            let avoid = node.taints().iter().filter(|taint| taint.effect == "PreferNoSchedule");
-            avoid.filter(|taint| !tolerates(cycle.pod, taint)).count() as i64
-        };
-        normalize(nodes.iter().map(intolerable).collect(), true)
-    }
+/// Whether the pod tolerates every taint that keeps pods away.
+pub fn tolerates_all(pod: &PodInfo, taints: &[Taint]) -> bool {
+    let keeps_away = |taint: &&Taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute");
+    taints.iter().filter(keeps_away).all(|taint| tolerates(pod, taint))
+}
 
-    fn weight(&self) -> i64 {
-        3
-    }
+/// Whether the pod may be on a node with `spec.unschedulable`, which is as good as a taint.
+pub fn tolerates_unschedulable(pod: &PodInfo) -> bool {
+    let taint =
+        Taint { key: "node.kubernetes.io/unschedulable".into(), effect: "NoSchedule".into(), ..Taint::default() };
+    tolerates(pod, &taint)
+}
+
+/// Fewer intolerable taints that only ask pods to stay away are better.
+pub fn score(cycle: &Cycle<'_>, nodes: &[&NodeInfo]) -> Option<Vec<i64>> {
+    let intolerable = |taints: &Vec<Taint>| {
+        let avoid = taints.iter().filter(|taint| taint.effect == "PreferNoSchedule");
+        avoid.filter(|taint| !tolerates(cycle.pod, taint)).count() as i64
+    };
+    let by_list: Vec<i64> = cycle.cache.taint_lists().iter().map(intolerable).collect();
+    let mut scores: Vec<i64> = nodes.iter().map(|node| by_list.get(node.taint_list).copied().unwrap_or(0)).collect();
+    normalize(&mut scores, true);
+    Some(scores)
 }
 
 /// Whether `pod` tolerates `taint`.
@@ -37,19 +40,15 @@ pub fn tolerates(pod: &PodInfo, taint: &Taint) -> bool {
     pod.spec().is_some_and(|spec| spec.tolerations.iter().flatten().any(|toleration| tolerated_by(toleration, taint)))
 }
 
-/// Upstream: `Toleration.ToleratesTaint`.
+/// Upstream: `Toleration.ToleratesTaint`, without the comparisons that are off by default.
 fn tolerated_by(toleration: &Toleration, taint: &Taint) -> bool {
     let (effect, key) = (toleration.effect.as_deref().unwrap_or(""), toleration.key.as_deref().unwrap_or(""));
     if (!effect.is_empty() && effect != taint.effect) || (!key.is_empty() && key != taint.key) {
         return false;
     }
-    let (ours, theirs) = (toleration.value.as_deref().unwrap_or(""), taint.value.as_deref().unwrap_or(""));
-    let number = |text: &str| text.parse::<i64>().ok();
     match toleration.operator.as_deref().unwrap_or("") {
-        "" | "Equal" => ours == theirs,
+        "" | "Equal" => toleration.value.as_deref().unwrap_or("") == taint.value.as_deref().unwrap_or(""),
         "Exists" => true,
-        "Lt" => number(theirs).zip(number(ours)).is_some_and(|(taint, limit)| taint < limit),
-        "Gt" => number(theirs).zip(number(ours)).is_some_and(|(taint, limit)| taint > limit),
         _ => false,
     }
 }
