@@ -216,6 +216,8 @@ impl Cache {
         let Some(slot) = self.by_name.get(name).copied() else { return };
         if let Some(old) = self.nodes[slot].node.take() {
             self.images.node_changed(slot, Some(&old), None);
+            self.nodes[slot].set_node(Arc::default());
+            self.nodes[slot].node = None;
         }
         self.topology.node_changed(slot, &self.nodes);
         self.requirements.node_changed(slot);

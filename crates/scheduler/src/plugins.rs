@@ -189,7 +189,7 @@ pub fn prepare_scores(pod: &PodInfo, cache: &mut Cache, objects: &dyn Objects, p
                 state.spread = pod_topology_spread::prepare_soft(pod, cache, objects, profile);
             }
             Plugin::InterPodAffinity => {
-                state.preferences = inter_pod_affinity::prepare_preferences(pod, cache, profile)
+                state.preferences = inter_pod_affinity::prepare_preferences(pod, cache, profile);
             }
             _ => {}
         }

@@ -21,7 +21,7 @@ struct World {
 }
 
 fn of<T: serde::de::DeserializeOwned>(value: Value) -> Arc<T> {
-    Arc::new(serde_json::from_value(value).unwrap())
+    Arc::new(serde_json::from_value(value).expect("an object of the API"))
 }
 
 impl Objects for World {
@@ -87,7 +87,7 @@ impl Cluster {
             "spec": { "containers": [{ "name": "c", "resources": { "requests": { "cpu": "1" } } }] },
             "status": { "startTime": format!("2026-01-01T00:00:{:02}Z", self.pods) },
         });
-        for (key, value) in spec.as_object().unwrap() {
+        for (key, value) in spec.as_object().into_iter().flatten() {
             pod["spec"][key] = value.clone();
         }
         if let Some(node) = node {
@@ -130,7 +130,7 @@ fn near(app: &str, key: &str) -> Value {
 fn spread(key: &str, more: Value) -> Value {
     let mut constraint = json!({ "topologyKey": key, "maxSkew": 1, "whenUnsatisfiable": "DoNotSchedule",
         "labelSelector": { "matchLabels": { "app": "web" } } });
-    for (key, value) in more.as_object().unwrap() {
+    for (key, value) in more.as_object().into_iter().flatten() {
         constraint[key] = value.clone();
     }
     json!({ "topologySpreadConstraints": [constraint] })

@@ -89,14 +89,17 @@ async fn an_error_is_tried_again_after_its_back_off_and_not_before() {
     let queue = queue();
     queue.add(pod("a", 0));
     let before = Instant::now();
+    let mut attempt = queue.next().await;
     for seconds in [1, 3, 7, 15, 25] {
-        let attempt = queue.next().await;
         queue.failed(attempt, PluginSet::default());
-        let again = queue.next().await;
+        attempt = queue.next().await;
         assert_eq!(before.elapsed().as_secs(), seconds);
-        queue.done("a");
-        queue.retry(Queued { errors: again.errors - 1, ..again.clone() }, again.pod);
     }
+    queue.done("a");
+    let pod = attempt.pod.clone();
+    queue.retry(attempt, pod);
+    assert!(is_empty(&queue, Duration::from_secs(5)).await, "what fails after the decision backs off, too");
+    queue.next().await;
 }
 
 #[tokio::test(start_paused = true)]
