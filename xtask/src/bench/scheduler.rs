@@ -22,8 +22,11 @@ const TIMED: usize = 2000;
 const PAPER_NODES: usize = 1000;
 const PAPER_PODS: usize = 2000;
 
+/// Name, floor, and the affinity of the pods.
+type Case = (&'static str, &'static str, fn() -> Value);
+
 /// The cases with the floors that upstream's own benchmark asserts at 5,000 nodes, in pods/s.
-const CASES: [(&str, &str, fn() -> Value); 5] = [
+const CASES: [Case; 5] = [
     ("basic", "270", || json!({})),
     (
         "required anti-affinity, by node",
