@@ -9,7 +9,7 @@ use crate::{cgroups, dns, resources};
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
 use pintle_runtime::cri::{self, MountPropagation, Protocol};
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why a configuration cannot be made; shown as `CreateContainerConfigError`.
 #[derive(Debug, thiserror::Error)]
@@ -163,12 +163,13 @@ fn mounts(
 ) -> Result<Vec<cri::Mount>, Error> {
     let (pod, container) = (inputs.pod, inputs.container);
     let mut all = Vec::new();
-    for mount in container.volume_mounts.iter().flatten() {
+    for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
         let volume = inputs
             .volumes
             .get(&mount.name)
             .ok_or_else(|| Error::NoVolume { volume: mount.name.clone(), container: container.name.clone() })?;
-        all.push(volume_mount(mount, volume, lookup)?);
+        let places = config.pod_dir(pod.uid()).join("volume-subpaths").join(&mount.name).join(&container.name);
+        all.push(volume_mount(mount, volume, &places.join(index.to_string()), lookup)?);
     }
     let has = |all: &[cri::Mount], path: &str| all.iter().any(|mount| mount.container_path == path);
     if !has(&all, "/etc/hosts") {
@@ -193,6 +194,7 @@ fn mounts(
 fn volume_mount(
     mount: &VolumeMount,
     volume: &Mounted,
+    place: &Path,
     lookup: &impl Fn(&str) -> Option<String>,
 ) -> Result<cri::Mount, Error> {
     let sub = match mount.sub_path_expr.as_deref().filter(|expr| !expr.is_empty()) {
@@ -205,9 +207,17 @@ fn volume_mount(
         }
         None => mount.sub_path.clone().filter(|path| !path.is_empty()),
     };
+    let mut image_sub_path = None;
     let host_path = match sub {
-        Some(sub) if volume.image.is_none() => subpath::resolve(&volume.path, &sub).map_err(Error::Other)?,
-        _ => volume.path.clone(),
+        Some(sub) if volume.image.is_none() => {
+            subpath::bind(&volume.path, &sub, place).map_err(Error::Other)?;
+            place.to_owned()
+        }
+        Some(sub) => {
+            image_sub_path = Some(sub);
+            PathBuf::new()
+        }
+        None => volume.path.clone(),
     };
     let propagation = match mount.mount_propagation.as_deref() {
         Some("HostToContainer") => MountPropagation::PropagationHostToContainer,
@@ -222,7 +232,11 @@ fn volume_mount(
         recursive_read_only: read_only
             && matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible")),
         propagation: propagation as i32,
-        image: volume.image.as_ref().map(|image| cri::ImageSpec { image: image.clone(), ..Default::default() }),
+        image: volume.image.as_ref().map(|image| cri::ImageSpec {
+            image: image.clone(),
+            annotations: image_sub_path.map(|sub| (cri::IMAGE_SUB_PATH.to_owned(), sub)).into_iter().collect(),
+            ..Default::default()
+        }),
         ..Default::default()
     })
 }
@@ -236,7 +250,7 @@ fn write_hosts(inputs: &Inputs<'_>, config: &Config) -> std::io::Result<String> 
     let dir = config.pod_dir(inputs.pod.uid());
     std::fs::create_dir_all(&dir)?;
     let file = dir.join("etc-hosts");
-    let text = dns::hosts_file(inputs.pod, inputs.pod_ips, &config.cluster_domain, std::path::Path::new("/etc/hosts"));
+    let text = dns::hosts_file(inputs.pod, inputs.pod_ips, &config.cluster_domain, Path::new("/etc/hosts"));
     if std::fs::read_to_string(&file).ok().as_deref() != Some(text.as_str()) {
         std::fs::write(&file, text)?;
         crate::volumes::set_mode(&file, 0o644)?;

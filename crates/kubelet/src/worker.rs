@@ -320,8 +320,8 @@ impl Worker {
     }
 
     /// Conditions that neither containers nor probes tell.
-    fn conditions(&self, pod: &Pod) -> Vec<PodCondition> {
-        let Some(eviction) = &self.evicted else { return self.resizing.conditions() };
+    fn conditions(&self, pod: &Pod, ended: bool) -> Vec<PodCondition> {
+        let Some(eviction) = self.evicted.as_ref().filter(|_| ended) else { return self.resizing.conditions() };
         let disruption = eviction.disrupted.then(|| PodCondition {
             type_: "DisruptionTarget".to_owned(),
             status: "True".to_owned(),
@@ -336,15 +336,21 @@ impl Worker {
 
     fn status(&self, pod: &Pod, view: &PodView, terminal: bool) -> PodStatus {
         let previous = self.kubelet.statuses.get(&self.uid).or_else(|| pod.status.clone()).unwrap_or_default();
+        // Nobody is told that the pod has failed before its containers have ended.
+        let ended = view.running().next().is_none();
         let inputs = crate::status::Inputs {
             previous: &previous,
             failures: &self.failures,
             probes: &self.probes.results(),
             host_ips: &self.kubelet.node.host_ips,
             terminal,
-            evicted: self.evicted.as_ref().map(|evicted| (evicted.reason.as_str(), evicted.message.as_str())),
+            evicted: self
+                .evicted
+                .as_ref()
+                .filter(|_| ended)
+                .map(|evicted| (evicted.reason.as_str(), evicted.message.as_str())),
             runtime_name: &self.kubelet.runtime_name,
-            more: &self.conditions(pod),
+            more: &self.conditions(pod, ended),
             now: Timestamp::now(),
         };
         crate::status::generate(pod, view, &inputs)

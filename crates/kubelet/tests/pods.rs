@@ -427,3 +427,19 @@ async fn a_static_pod_runs_without_the_api_and_is_mirrored_there() {
     assert!(node.runtime.is_empty());
     second.cancel();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_past_its_deadline_fails_once_its_containers_have_ended() {
+    let node = Node::start("deadline").await;
+    node.runtime.make_stubborn("c");
+    node.pod(
+        "a",
+        json!({"activeDeadlineSeconds": 20, "terminationGracePeriodSeconds": 30, "containers": [{"name": "c", "image": "i"}]}),
+    );
+    node.phase("a", "Running").await;
+    node.runtime.seen("stopping c within 30s").await;
+    assert_eq!(node.api.pod("a").unwrap()["status"]["phase"], "Running");
+    let pod = node.phase("a", "Failed").await;
+    assert_eq!(pod["status"]["reason"], "DeadlineExceeded");
+    assert_eq!(pod["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"], 137);
+}

@@ -16,7 +16,7 @@ use crate::records::{ContainerPhase, ContainerRecord, Stored};
 use crate::runtime::{Container, Inner, Sandbox};
 use crate::sandboxes::{hostname, internal, new_id};
 use crate::shim::log::now_nanoseconds;
-use crate::shim::protocol::{BINDS, ImageMount, Overlay, Reply, Request, StartContainer};
+use crate::shim::protocol::{BINDS, ImageMount, ImageVolume, Overlay, Reply, Request, StartContainer};
 use crate::spec::{Input, generate};
 
 /// Longer files are not read as `/etc/passwd` or `/etc/group`.
@@ -208,7 +208,8 @@ impl Inner {
                 .find(&spec.image)
                 .ok_or_else(|| Status::not_found(format!("failed to resolve image \"{}\": not found", spec.image)))?;
             let target = self.bundle(id).join("images").join(mounts.len().to_string());
-            mounts.push(ImageMount { overlay: self.overlay(&image), target });
+            let sub_path = spec.annotations.get(crate::cri::IMAGE_SUB_PATH).cloned().unwrap_or_default();
+            mounts.push(ImageMount { overlay: self.overlay(&image), target, sub_path });
         }
         Ok(mounts)
     }
@@ -232,7 +233,7 @@ impl Inner {
             .ok_or_else(|| Status::not_found(format!("the image of container \"{id}\" is gone")))?;
         let snapshot = self.snapshot(id);
         let overlay = Overlay { upper: snapshot.join("fs"), work: snapshot.join("work"), ..self.overlay(&image) };
-        let request = Request::Start(StartContainer {
+        let request = Request::Start(Box::new(StartContainer {
             id: id.clone(),
             bundle: self.bundle(id),
             oci_root: self.config.state.join("oci"),
@@ -243,7 +244,8 @@ impl Inner {
             stdin: record.config.0.stdin,
             stdin_once: record.config.0.stdin_once,
             image_mounts: self.image_mounts(id, &record.config.0)?,
-        });
+            volumes: image_volumes(&image, &record.config.0, &snapshot),
+        }));
         match sandbox.shim.call(&request, &[]).await {
             Ok((Reply::Started(state), _)) => {
                 self.apply(&container, &state);
@@ -345,6 +347,18 @@ impl Inner {
         let text = std::fs::read(self.bundle(id).join("config.json")).map_err(|error| failed(&error))?;
         serde_json::from_slice(&text).map_err(|error| failed(&error))
     }
+}
+
+/// The directories that the image declares as volumes and nothing is mounted at; they live beside the writable layer.
+fn image_volumes(image: &Record, config: &ContainerConfig, snapshot: &Path) -> Vec<ImageVolume> {
+    let clean = |path: &str| -> PathBuf { Path::new("/").join(path).components().collect() };
+    let mounted: Vec<PathBuf> = config.mounts.iter().map(|mount| clean(&mount.container_path)).collect();
+    let declared = image.config.config.volumes.keys().map(|path| clean(path));
+    declared
+        .filter(|path| path.parent().is_some() && !mounted.contains(path))
+        .enumerate()
+        .map(|(number, path)| ImageVolume { path, source: snapshot.join("volumes").join(number.to_string()) })
+        .collect()
 }
 
 /// A signal by name (`SIGQUIT`, `QUIT`) or number; SIGTERM if there is none or it is unknown.

@@ -5,6 +5,10 @@ pub use k8s_cri::v1::*;
 use tokio::sync::mpsc::Receiver;
 use tonic::Status;
 
+/// Annotation of a mount's [`ImageSpec`]: the place in the image that is mounted (CRI's `image_sub_path`, which these messages do
+/// not have yet).
+pub const IMAGE_SUB_PATH: &str = "pintle.dev/image-sub-path";
+
 /// Sandboxes and containers: CRI `RuntimeService`.
 #[async_trait::async_trait]
 pub trait RuntimeService: Send + Sync + 'static {

@@ -13,6 +13,8 @@ mod lifecycle;
 mod security;
 #[path = "node/streams.rs"]
 mod streams;
+#[path = "node/volumes.rs"]
+mod volumes;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -48,6 +50,8 @@ const TESTS: &[(&str, Test)] = tests![
     security::a_privileged_container_has_the_machine,
     security::mounts_stay_inside_the_root,
     security::mounts_propagate_as_asked,
+    volumes::a_declared_volume_starts_with_the_images_content_and_stays_writable,
+    volumes::a_part_of_an_image_is_mounted_without_leaving_it,
     streams::exec_carries_streams_and_exit_code,
     streams::exec_with_a_terminal_has_its_size,
     streams::attach_joins_a_running_container,

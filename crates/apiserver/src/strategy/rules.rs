@@ -276,6 +276,14 @@ mod tests {
     }
 
     #[test]
+    fn binding_leaves_the_generation() {
+        let old = json!({"metadata": {"generation": 1}, "spec": {"containers": []}});
+        let bound = json!({"metadata": {"generation": 1}, "spec": {"containers": [], "nodeName": "n"}});
+        let bound = updated(&crate::strategy::core::pod::BINDING, bound, &old);
+        assert_eq!((&bound["metadata"]["generation"], &bound["spec"]["nodeName"]), (&json!(1), &json!("n")));
+    }
+
+    #[test]
     fn the_generation_rises_with_the_spec_and_not_with_the_labels() {
         let old = json!({"metadata": {"generation": 3}, "spec": {"a": 1}, "status": {"b": 1}});
         let relabelled = json!({"metadata": {"generation": 3, "labels": {"a": "b"}}, "spec": {"a": 1, "c": null}});

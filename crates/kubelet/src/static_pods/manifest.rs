@@ -6,7 +6,10 @@ use std::path::Path;
 
 /// The pod that the file `path` with content `text` (YAML or JSON) describes, on node `node_name`.
 pub fn parse(text: &str, path: &Path, node_name: &str) -> Result<Pod, String> {
-    let value: serde_json::Value = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
+    // As in Go's YAML, a word like `n` is text.
+    let options = serde_saphyr::options! { strict_booleans: true };
+    let value: serde_json::Value =
+        serde_saphyr::from_str_with_options(text, options).map_err(|error| error.to_string())?;
     if value["kind"] != "Pod" || value["apiVersion"] != "v1" {
         return Err("a manifest is one object of apiVersion v1 and kind Pod".to_owned());
     }
@@ -87,7 +90,7 @@ mod tests {
     use super::*;
 
     const MANIFEST: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec:\n  hostNetwork: true\n  containers:\n  \
-                            - {name: c, image: nginx, ports: [{containerPort: 80}], resources: {limits: {cpu: 1}}}\n";
+                            - {name: n, image: nginx, ports: [{containerPort: 80}], resources: {limits: {cpu: 1}}}\n";
 
     #[test]
     fn a_manifest_becomes_a_pod_of_the_node() {

@@ -1,51 +1,139 @@
-//! `subPath` mounts: a place inside a volume, found without following links out of it.
+//! `subPath` mounts: a place inside a volume, opened without leaving the volume and bound by its descriptor, so that nobody who
+//! can write to the volume can swap it for something else before the container starts.
+// upstream: k8s.io/mount-utils/subpath; pkg/volume/util/subpath
+use nix::mount::{MntFlags, MsFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 use std::fs;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-/// The host path of `sub` inside `volume`; a missing directory is made.
-pub fn resolve(volume: &Path, sub: &str) -> Result<PathBuf, String> {
+/// Opens a place in the volume whose directory is `root`; links may lead on, but not out.
+fn open_beneath(root: BorrowedFd<'_>, path: &Path) -> rustix::io::Result<OwnedFd> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
+}
+
+/// Opens `sub` inside `volume`; missing directories are made as the volume itself is.
+fn open(volume: &Path, sub: &str) -> Result<OwnedFd, String> {
     let relative = Path::new(sub);
     if relative.components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir)) {
         return Err(format!("invalid subPath {sub:?}: must be relative, without '..'"));
     }
-    let failed = |error: std::io::Error| format!("failed to prepare subPath for volumeMount {sub:?}: {error}");
-    let root = fs::canonicalize(volume).map_err(failed)?;
-    let mut current = root.clone();
-    for part in relative.components().filter(|part| matches!(part, Component::Normal(_))) {
-        let next = current.join(part);
-        current = match fs::canonicalize(&next) {
-            Ok(real) => real,
-            // A dangling link must not be created through: only plain missing names are.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && fs::symlink_metadata(&next).is_err() => {
-                fs::DirBuilder::new().mode(0o750).create(&next).map_err(failed)?;
-                crate::volumes::ownership::set_mode(&next, 0o777).map_err(failed)?;
-                next
-            }
-            Err(error) => return Err(failed(error)),
+    let failed = |error: Errno| {
+        let cause = match error {
+            Errno::XDEV | Errno::LOOP => "path escapes from the volume".to_owned(),
+            other => std::io::Error::from(other).to_string(),
         };
-        if !current.starts_with(&root) {
-            return Err(format!("failed to prepare subPath for volumeMount {sub:?}: path escapes from the volume"));
+        format!("failed to prepare subPath for volumeMount {sub:?}: {cause}")
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::openat(CWD, volume, flags, Mode::empty()).map_err(failed)?;
+    let mut parts: Vec<&std::ffi::OsStr> = Vec::new();
+    let mut missing: Vec<&std::ffi::OsStr> = Vec::new();
+    parts.extend(relative.components().filter_map(|part| match part {
+        Component::Normal(name) => Some(name),
+        _ => None,
+    }));
+    // The longest part of the path that is there.
+    let mut found = loop {
+        let existing: PathBuf = parts.iter().collect();
+        let existing = if parts.is_empty() { Path::new(".") } else { &existing };
+        match open_beneath(root.as_fd(), existing) {
+            Err(Errno::NOENT) if !parts.is_empty() => missing.extend(parts.pop()),
+            other => break other.map_err(failed)?,
         }
+    };
+    let mode = rustix::fs::fstat(&root).map_err(failed)?.st_mode & 0o7777;
+    for name in missing.into_iter().rev() {
+        match rustix::fs::mkdirat(&found, name, Mode::from_raw_mode(mode)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(failed(error)),
+        }
+        // A link that leads nowhere, or that somebody was faster to make, is not followed.
+        found = rustix::fs::openat(&found, name, flags | OFlags::NOFOLLOW, Mode::empty()).map_err(failed)?;
+        let made = format!("/proc/self/fd/{}", found.as_raw_fd());
+        super::set_mode(Path::new(&made), mode).map_err(|error| failed(to_errno(&error)))?;
     }
-    Ok(current)
+    Ok(found)
+}
+
+fn to_errno(error: &std::io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
+}
+
+/// Binds `sub` of `volume` to `target`, which is made; a former binding there goes.
+pub fn bind(volume: &Path, sub: &str, target: &Path) -> Result<(), String> {
+    let failed = |error: &dyn std::fmt::Display| format!("failed to prepare subPath for volumeMount {sub:?}: {error}");
+    let place = open(volume, sub)?;
+    // Running containers keep what they were given.
+    while nix::mount::umount2(target, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH).is_ok() {}
+    let stat = rustix::fs::fstat(&place).map_err(|error| failed(&error))?;
+    let directory = FileType::from_raw_mode(stat.st_mode).is_dir();
+    let made = match (directory, target.parent()) {
+        (true, _) => fs::create_dir_all(target),
+        (false, Some(parent)) => fs::create_dir_all(parent)
+            .and_then(|()| fs::File::options().create(true).append(true).open(target).map(drop)),
+        (false, None) => Ok(()),
+    };
+    made.map_err(|error| failed(&error))?;
+    let source = format!("/proc/self/fd/{}", place.as_raw_fd());
+    let none = None::<&str>;
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+    nix::mount::mount(Some(source.as_str()), target, none, flags, none).map_err(|error| failed(&error))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn volume(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("pintle-subpath-{}-{name}", std::process::id()));
+        fs::create_dir_all(dir.join("v/..1")).unwrap();
+        dir
+    }
+
+    fn path_of(place: &OwnedFd) -> PathBuf {
+        fs::read_link(format!("/proc/self/fd/{}", place.as_raw_fd())).unwrap()
+    }
 
     #[test]
     fn sub_paths_stay_inside_the_volume() {
-        let dir = std::env::temp_dir().join(format!("pintle-subpath-{}", std::process::id()));
-        fs::create_dir_all(dir.join("v")).unwrap();
-        std::os::unix::fs::symlink("/etc", dir.join("v/link")).unwrap();
-        std::os::unix::fs::symlink("nowhere", dir.join("v/dangling")).unwrap();
+        let dir = volume("inside");
         let volume = dir.join("v");
-        assert_eq!(resolve(&volume, "a/b").unwrap(), fs::canonicalize(volume.join("a/b")).unwrap());
-        for bad in ["../x", "/etc", "link", "link/passwd", "dangling/x"] {
-            assert!(resolve(&volume, bad).is_err(), "{bad}");
+        symlink("/etc", volume.join("link")).unwrap();
+        symlink("nowhere", volume.join("dangling")).unwrap();
+        symlink("..1", volume.join("..data")).unwrap();
+        fs::write(volume.join("..1/key"), "x").unwrap();
+        symlink("..data/key", volume.join("key")).unwrap();
+        fs::set_permissions(&volume, fs::Permissions::from_mode(0o2775)).unwrap();
+        let made = open(&volume, "a/b").unwrap();
+        assert_eq!(path_of(&made), fs::canonicalize(&volume).unwrap().join("a/b"));
+        assert_eq!(fs::metadata(volume.join("a/b")).unwrap().permissions().mode() & 0o7777, 0o2775);
+        assert!(path_of(&open(&volume, "key").unwrap()).ends_with("..1/key"));
+        for bad in ["../x", "/etc", "link", "link/passwd", "dangling/x", "dangling"] {
+            assert!(open(&volume, bad).is_err(), "{bad}");
         }
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_place_stays_what_it_was_when_its_name_is_taken_by_something_else() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let dir = volume("bound");
+        let (volume, target) = (dir.join("v"), dir.join("target/0"));
+        fs::create_dir(volume.join("a")).unwrap();
+        fs::write(volume.join("a/mine"), "").unwrap();
+        bind(&volume, "a", &target).unwrap();
+        fs::rename(volume.join("a"), volume.join("b")).unwrap();
+        symlink("/etc", volume.join("a")).unwrap();
+        assert!(target.join("mine").exists() && !target.join("passwd").exists());
+        assert!(bind(&volume, "a", &target).is_err());
+        bind(&volume, "b", &target).unwrap();
+        nix::mount::umount(&target).unwrap();
         fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -10,6 +10,7 @@ use crate::volumes::Mounted;
 use crate::{container_config, env};
 use k8s_openapi::api::core::v1::{Container, Pod, Secret};
 use pintle_runtime::cri;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 pub type VolumeMap = BTreeMap<String, Mounted>;
 
 /// The sandbox that containers are started in.
+#[derive(Clone, Copy)]
 pub struct Sandbox<'a> {
     pub id: &'a str,
     pub config: &'a cri::PodSandboxConfig,
@@ -114,6 +116,8 @@ impl Worker {
             }
             None => return Err(NotStarted::new("ContainerCreating", "")),
         };
+        let volumes = self.with_image_volumes(pod, container, &secrets, sandbox).await?;
+        let sandbox = &Sandbox { volumes: &volumes, ..*sandbox };
         let config_error = |message: String| {
             warn(format!("Error: {message}"));
             NotStarted::new("CreateContainerConfigError", message)
@@ -156,6 +160,43 @@ impl Worker {
             tracing::warn!(pod = pod.described(), error, "cannot stop a container whose postStart hook failed");
         }
         Err(NotStarted::new("PostStartHookError", error))
+    }
+
+    /// The pod's volumes, with the images that `container` mounts as volumes present on the node.
+    async fn with_image_volumes<'a>(
+        &self,
+        pod: &Arc<Pod>,
+        container: &Container,
+        secrets: &[Arc<Secret>],
+        sandbox: &Sandbox<'a>,
+    ) -> Result<Cow<'a, VolumeMap>, NotStarted> {
+        let mut volumes = Cow::Borrowed(sandbox.volumes);
+        let sources = pod.pod_spec().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
+        for volume in sources {
+            let Some(source) = &volume.image else { continue };
+            if !container.volume_mounts.iter().flatten().any(|mount| mount.name == volume.name) {
+                continue;
+            }
+            let as_container = Container {
+                name: container.name.clone(),
+                image: source.reference.clone(),
+                image_pull_policy: source.pull_policy.clone(),
+                ..Default::default()
+            };
+            let ensure = self.kubelet.images.ensure(pod, &as_container, secrets, sandbox.config);
+            match self.desk.end.run_until_cancelled(ensure).await {
+                Some(Ok(image)) => {
+                    if let Some(mounted) = volumes.to_mut().get_mut(&volume.name) {
+                        mounted.image = Some(image.reference);
+                    }
+                }
+                Some(Err(error)) => {
+                    return Err(NotStarted { reason: error.reason, message: error.message, retry_at: error.retry_at });
+                }
+                None => return Err(NotStarted::new("ContainerCreating", "")),
+            }
+        }
+        Ok(volumes)
     }
 
     async fn must_pull(&self, container: &Container) -> bool {

@@ -63,11 +63,11 @@ impl Log {
         self.append(&out);
     }
 
-    /// The stream ended: writes an unfinished line.
+    /// The stream ended: writes an unfinished line, as a part that no end follows (as containerd does).
     pub fn finish(&mut self, stream: Stream, pending: &mut Pending) {
         if !pending.0.is_empty() {
             let mut out = Vec::with_capacity(pending.0.len() + 64);
-            line(&now(), stream, b'F', &std::mem::take(&mut pending.0), &mut out);
+            line(&now(), stream, b'P', &std::mem::take(&mut pending.0), &mut out);
             self.append(&out);
         }
     }

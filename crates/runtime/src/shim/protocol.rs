@@ -70,6 +70,9 @@ pub struct StartContainer {
     pub stdin_once: bool,
     /// Mounts to be made in the bundle before the start (image volumes).
     pub image_mounts: Vec<ImageMount>,
+    /// Directories of the image to be bound into the root before the start.
+    #[serde(default)]
+    pub volumes: Vec<ImageVolume>,
 }
 
 /// An image that is mounted read-only at a directory, from where the spec binds it into the container.
@@ -79,6 +82,18 @@ pub struct ImageMount {
     pub overlay: Overlay,
     /// Where to mount.
     pub target: PathBuf,
+    /// The place in the image that is mounted; all of it if empty.
+    #[serde(default)]
+    pub sub_path: String,
+}
+
+/// A directory of the image that lives outside of the container's root (`VOLUME` in a Dockerfile).
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ImageVolume {
+    /// The path in the container.
+    pub path: PathBuf,
+    /// Where it lives; the image's content is copied there when it is empty.
+    pub source: PathBuf,
 }
 
 /// A path of the node that is bound to a place in the bundle, from where the spec binds it into the container: that is how
@@ -102,7 +117,7 @@ pub enum Request {
     /// Send [`Event`]s from now on.
     Subscribe,
     /// Create and start a container. Answered when its program runs.
-    Start(StartContainer),
+    Start(Box<StartContainer>),
     /// Send a signal to a container's first process, or to all of them.
     Kill {
         /// The container's id.

@@ -1,6 +1,8 @@
 //! Starting a container: a forked helper mounts its root, lets `libcontainer` create it and starts it.
 //!
 //! The helper's memory, mount namespace and state go away with it; the container's first process becomes the shim's child.
+mod volumes;
+
 use std::ffi::CString;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -76,9 +78,15 @@ fn start(
     unshare(CloneFlags::CLONE_NEWNS).map_err(|error| format!("cannot make a mount namespace: {error}"))?;
     for image in &request.image_mounts {
         mount_overlay(&image.overlay, &image.target)?;
+        if !image.sub_path.is_empty() {
+            volumes::narrow(&image.target, &image.sub_path)?;
+        }
     }
     let rootfs = request.bundle.join("rootfs");
     mount_overlay(&request.overlay, &rootfs)?;
+    for volume in &request.volumes {
+        volumes::bind(&rootfs, volume)?;
+    }
 
     if !cgroups.is_v2() {
         mount_cgroups(request, cgroups)?;

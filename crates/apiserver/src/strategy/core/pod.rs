@@ -24,9 +24,9 @@ pub(crate) static POD: Rules = Rules {
     ..Rules::WITH_STATUS
 };
 
-/// The rules of `binding`, which sets the node and the condition that says so.
+/// The rules of `binding`, which sets the node and the condition that says so. The generation stays: a user changed nothing.
 pub(crate) static BINDING: Rules =
-    Rules { generation: Generation::Spec, status: Status::AsSent, validate_update: |_, _| Vec::new(), ..POD };
+    Rules { generation: Generation::None, status: Status::AsSent, validate_update: |_, _| Vec::new(), ..POD };
 
 /// The rules of `ephemeralcontainers`: nothing else may change.
 pub(crate) static EPHEMERAL_CONTAINERS: Rules = Rules {
