@@ -7,6 +7,7 @@
 //! | [`kubelet`] | where a node's kubelet is, and how it is trusted |
 //! | [`streams`] | `pods/log`, `pods/exec`, `pods/attach`, `pods/portforward` |
 //! | [`metrics`] | `metrics.k8s.io`: what nodes and pods use |
+//! | [`websocket`] | a body over a WebSocket, for `pods/log` |
 //! | [`http_proxy`] | `pods/proxy`, `services/proxy`, `nodes/proxy` |
 pub mod http_proxy;
 pub mod kubelet;
@@ -14,6 +15,7 @@ pub mod metrics;
 mod rewrite;
 pub mod streams;
 pub mod transport;
+mod websocket;
 
 use crate::authz::default::ClusterAuthorizer;
 use crate::special::Specials;

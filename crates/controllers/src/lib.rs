@@ -105,6 +105,7 @@ pub async fn run(config: Config, clients: Clients, informers: Informers, stop: C
     start("persistentvolume", Box::pin(persistent_volume::run(cx.clone())), stop.clone());
     start("pvc-protection", Box::pin(volume_protection::run_claims(cx.clone())), stop.clone());
     start("pv-protection", Box::pin(volume_protection::run_volumes(cx.clone())), stop.clone());
+    start("vac-protection", Box::pin(volume_protection::run_attributes_classes(cx.clone())), stop.clone());
     start("node-ipam", Box::pin(node_ipam::run(cx.clone())), stop.clone());
     start("pod-gc", Box::pin(pod_gc::run(cx.clone())), stop.clone());
     start("node-lifecycle", Box::pin(node_lifecycle::run(cx.clone())), stop.clone());

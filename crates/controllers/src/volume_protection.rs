@@ -1,10 +1,11 @@
-//! The protection of claims and volumes in use: finalizers that hold back their deletion until no pod, or no claim, needs
-//! them. (upstream: pkg/controller/volume/pvcprotection, pvprotection)
+//! The protection of claims, volumes and attributes classes in use: finalizers that hold back their deletion until no pod, or no
+//! claim, needs them. (upstream: pkg/controller/volume/pvcprotection, pvprotection, vacprotection)
 use crate::Context;
 use crate::claim::{name, namespace};
 use crate::error::{Error, unless_not_found};
 use crate::persistent_volume::{PODS_BY_CLAIM, claims_of};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 use kube::api::{Api, ObjectMeta, PostParams};
 use pintle_client::WorkQueue;
 use pintle_client::informer::{Change, ObjectKey, key_of};
@@ -12,6 +13,9 @@ use std::time::Duration;
 
 const CLAIM: &str = "kubernetes.io/pvc-protection";
 const VOLUME: &str = "kubernetes.io/pv-protection";
+const ATTRIBUTES_CLASS: &str = "kubernetes.io/vac-protection";
+/// Claims, and volumes, by the VolumeAttributesClasses they name.
+const BY_ATTRIBUTES_CLASS: &str = "volume-attributes-class";
 
 /// The finalizers that an object should have, or `None` if it has them: `finalizer` while it is not being deleted and as long
 /// as it is in use.
@@ -95,6 +99,64 @@ pub(crate) async fn run_volumes(cx: Context) {
         .await;
 }
 
+/// The attributes classes that a claim has, wants, or is on its way to.
+fn classes_of_claim(claim: &PersistentVolumeClaim) -> Vec<String> {
+    let wanted = claim.spec.as_ref().and_then(|spec| spec.volume_attributes_class_name.clone());
+    let status = claim.status.as_ref();
+    let current = status.and_then(|status| status.current_volume_attributes_class_name.clone());
+    let target =
+        status.and_then(|status| status.modify_volume_status.as_ref()?.target_volume_attributes_class_name.clone());
+    let mut all: Vec<String> = [wanted, current, target].into_iter().flatten().collect();
+    all.sort();
+    all.dedup();
+    all
+}
+
+fn classes_of_volume(volume: &PersistentVolume) -> Vec<String> {
+    volume.spec.iter().filter_map(|spec| spec.volume_attributes_class_name.clone()).collect()
+}
+
+/// Runs the protection of attributes classes until the context stops.
+pub(crate) async fn run_attributes_classes(cx: Context) {
+    let client = cx.clients.controller("volumeattributesclass-protection-controller");
+    let classes = cx.informers.of::<VolumeAttributesClass>();
+    let (claims, volumes) = (cx.informers.of::<PersistentVolumeClaim>(), cx.informers.of::<PersistentVolume>());
+    let by_claim = cx.informers.index(BY_ATTRIBUTES_CLASS, classes_of_claim);
+    let by_volume = cx.informers.index(BY_ATTRIBUTES_CLASS, classes_of_volume);
+    let queue = WorkQueue::<String>::new();
+    let added = queue.clone();
+    classes.on_change(move |change| added.add(name(change.object().as_ref()).to_owned()));
+    // What no longer names a class may have been the last to do so.
+    let added = queue.clone();
+    claims.on_change(move |change| {
+        if let Change::Updated(old, _) | Change::Deleted(old) = change {
+            classes_of_claim(old).into_iter().for_each(|class| added.add(class));
+        }
+    });
+    let added = queue.clone();
+    volumes.on_change(move |change| {
+        if let Change::Updated(old, _) | Change::Deleted(old) = change {
+            classes_of_volume(old).into_iter().for_each(|class| added.add(class));
+        }
+    });
+    tokio::join!(classes.synced(), claims.synced(), volumes.synced());
+    queue
+        .run("vac-protection", 1, cx.stop, move |named| {
+            let (client, classes) = (client.clone(), classes.clone());
+            let in_use = by_claim.count(&named) + by_volume.count(&named) > 0;
+            async move {
+                let Some(class) = classes.get("", &named) else { return Ok::<_, Error>(None::<Duration>) };
+                let Some(wanted) = finalizers(&class.metadata, ATTRIBUTES_CLASS, || in_use) else { return Ok(None) };
+                let mut updated = class.as_ref().clone();
+                updated.metadata.finalizers = Some(wanted);
+                let api: Api<VolumeAttributesClass> = Api::all(client);
+                unless_not_found(api.replace(&named, &PostParams::default(), &updated).await)?;
+                Ok(None)
+            }
+        })
+        .await;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,5 +171,16 @@ mod tests {
         meta.deletion_timestamp = Some(Time(jiff::Timestamp::UNIX_EPOCH));
         assert_eq!(finalizers(&meta, CLAIM, || true), None);
         assert_eq!(finalizers(&meta, CLAIM, || false), Some(vec!["other".to_owned()]));
+    }
+
+    #[test]
+    fn a_claim_uses_the_class_it_has_and_the_one_it_goes_to() {
+        let claim: PersistentVolumeClaim = serde_json::from_value(serde_json::json!({
+            "spec": {"volumeAttributesClassName": "gold"},
+            "status": {
+                "currentVolumeAttributesClassName": "silver",
+                "modifyVolumeStatus": {"status": "InProgress", "targetVolumeAttributesClassName": "gold"}}}))
+        .unwrap();
+        assert_eq!(classes_of_claim(&claim), ["gold", "silver"]);
     }
 }

@@ -1,9 +1,12 @@
 //! A container's environment: its variables, what they refer to, and the namespace's services.
 // upstream: pkg/kubelet, makeEnvironmentVariables; pkg/kubelet/envvars
+mod file;
+
 use crate::downward;
 use crate::expansion::expand;
 use crate::objects::{self, Objects};
 use crate::pods::PodExt;
+use crate::volumes::{Mounted, subpath};
 use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, Pod, Secret, Service};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -29,6 +32,20 @@ pub enum Error {
     /// A field reference that cannot be resolved.
     #[error(transparent)]
     Field(#[from] downward::Error),
+    /// A file in a volume that cannot be read as a list of variables.
+    #[error("couldn't parse env file")]
+    File,
+    /// A file in a volume that the pod does not have.
+    #[error("cannot find the volume {0:?} referenced by FileKeyRef")]
+    NoVolume(String),
+    /// A file without the variable.
+    #[error("environment variable key {key:?} not found in file {file:?}")]
+    NoVariable {
+        /// The variable.
+        key: String,
+        /// The file's path in its volume.
+        file: String,
+    },
     /// A source this version does not know.
     #[error("unsupported source of environment variable {0}")]
     Unsupported(String),
@@ -44,6 +61,8 @@ pub struct Context<'a> {
     pub node: &'a downward::NodeFacts,
     /// Services of the cluster.
     pub services: &'a [Arc<Service>],
+    /// The pod's volumes by name.
+    pub volumes: &'a BTreeMap<String, Mounted>,
 }
 
 /// The environment of `container`, in the order of declaration where order matters.
@@ -126,6 +145,21 @@ async fn resolve(
         let value = secret.data.as_ref().and_then(|data| data.get(&reference.key));
         let value = value.map(|value| String::from_utf8_lossy(&value.0).into_owned());
         return found(value, reference.optional, &reference.key, "Secret", namespace, &reference.name);
+    }
+    if let Some(reference) = &source.file_key_ref {
+        let volume = context.volumes.get(&reference.volume_name);
+        let volume = volume.ok_or_else(|| Error::NoVolume(reference.volume_name.clone()))?;
+        let text = subpath::read(&volume.path, &reference.path);
+        let value = text.and_then(|text| file::parse(&text, &reference.key)).map_err(|error| {
+            tracing::warn!(pod = context.pod.described(), error, "cannot read a file of variables");
+            Error::File
+        })?;
+        return match value {
+            None if reference.optional != Some(true) => {
+                Err(Error::NoVariable { key: reference.key.clone(), file: reference.path.clone() })
+            }
+            value => Ok(value),
+        };
     }
     Err(Error::Unsupported(variable.to_owned()))
 }

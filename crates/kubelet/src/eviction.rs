@@ -4,6 +4,7 @@ mod limits;
 mod pressure;
 mod rank;
 
+pub use limits::disk_use;
 pub use pressure::Pressure;
 
 use crate::admission::Rejection;
@@ -135,7 +136,7 @@ impl Manager {
         for pod in pods.iter().filter(|pod| !is_critical(pod)) {
             let used = match resource {
                 Resource::Memory => stats_of(&stats, pod).map_or(0, memory),
-                Resource::Disk => limits::disk_use(&self.kubelet, pod, stats_of(&stats, pod)).await.total(),
+                Resource::Disk => disk_use(&self.kubelet, pod, stats_of(&stats, pod)).await.total(),
             };
             usages.push(Usage::new(pod, resource.name(), used));
         }
@@ -196,7 +197,7 @@ impl Manager {
         let stats = self.stats().await;
         let mut evicted = Vec::new();
         for pod in limited {
-            let used = limits::disk_use(&self.kubelet, pod, stats_of(&stats, pod)).await;
+            let used = disk_use(&self.kubelet, pod, stats_of(&stats, pod)).await;
             if let Some(message) = limits::exceeded(pod, &used) {
                 self.evict(pod, message, false);
                 evicted.push(pod.uid().to_owned());
@@ -225,7 +226,7 @@ fn memory(stats: &cri::PodSandboxStats) -> i64 {
 }
 
 /// Bytes by the name of what uses them.
-type Bytes = BTreeMap<String, i64>;
+pub type Bytes = BTreeMap<String, i64>;
 
 /// When something was last seen.
 type Seen = Option<Instant>;

@@ -7,7 +7,9 @@ use crate::config::Config;
 use crate::events::{Recorder, Severity};
 use crate::eviction::Pressure;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::api::core::v1::{ContainerImage, Node, NodeSpec, NodeStatus};
+use k8s_openapi::api::core::v1::{
+    ContainerImage, Node, NodeFeatures, NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, OwnerReference};
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
@@ -21,7 +23,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use machine::{Disk, Machine, available_memory, busy_seconds, disk};
+pub use machine::{Disk, Machine, available_memory, busy_seconds, disk, free_memory, max_pids, processes};
 pub use status::{disk_pressure, memory_pressure};
 
 /// Where nodes' leases live.
@@ -48,6 +50,14 @@ pub struct NodeAgent {
     /// Follows the Node object.
     pub nodes: Informer<Node>,
     pub runtime_version: String,
+}
+
+fn handler(handler: cri::RuntimeHandler) -> NodeRuntimeHandler {
+    let features = handler.features.map(|features| NodeRuntimeHandlerFeatures {
+        recursive_read_only_mounts: Some(features.recursive_read_only_mounts),
+        user_namespaces: Some(features.user_namespaces),
+    });
+    NodeRuntimeHandler { name: Some(handler.name), features }
 }
 
 impl NodeAgent {
@@ -116,12 +126,17 @@ impl NodeAgent {
 
     async fn status(&self, known: Option<&NodeStatus>) -> NodeStatus {
         let machine = Machine { disk: disk(&self.config.root_dir), ..self.machine.clone() };
-        let problems = self.runtime_problems().await;
+        let (problems, runtime) = self.runtime_status().await;
         self.pressure.look(&self.config);
         let health = status::Health {
             problems: &problems,
             memory_pressure: self.pressure.memory(),
             disk_pressure: self.pressure.disk(),
+            features: runtime
+                .features
+                .map(|features| NodeFeatures { supplemental_groups_policy: Some(features.supplemental_groups_policy) }),
+            handlers: Some(runtime.runtime_handlers.into_iter().map(handler).collect())
+                .filter(|handlers: &Vec<_>| !handlers.is_empty()),
         };
         let mut status =
             status::generate(&self.config, &machine, &self.runtime_version, &health, known, Timestamp::now());
@@ -129,25 +144,27 @@ impl NodeAgent {
         status
     }
 
-    /// What keeps the runtime from running pods.
-    async fn runtime_problems(&self) -> Vec<String> {
+    /// What the runtime says of itself: what keeps it from running pods, and what it can do.
+    async fn runtime_status(&self) -> (Vec<String>, cri::StatusResponse) {
         match self.runtime.status(cri::StatusRequest { verbose: false }).await {
             Ok(response) => {
-                let conditions = response.status.map(|status| status.conditions).unwrap_or_default();
-                let bad = conditions.into_iter().filter(|condition| {
+                let conditions = response.status.iter().flat_map(|status| &status.conditions);
+                let bad = conditions.filter(|condition| {
                     !condition.status && matches!(condition.r#type.as_str(), "RuntimeReady" | "NetworkReady")
                 });
-                bad.map(|one| {
+                let problems = bad.map(|one| {
                     let what =
                         if one.r#type == "NetworkReady" { "container runtime network" } else { "container runtime" };
                     format!(
                         "{what} not ready: {}={} reason:{} message:{}",
                         one.r#type, one.status, one.reason, one.message
                     )
-                })
-                .collect()
+                });
+                (problems.collect(), response)
             }
-            Err(status) => vec![format!("container runtime is down: {}", status.message())],
+            Err(status) => {
+                (vec![format!("container runtime is down: {}", status.message())], cri::StatusResponse::default())
+            }
         }
     }
 

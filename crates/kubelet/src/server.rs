@@ -1,6 +1,7 @@
 //! The kubelet's own HTTPS server: logs, exec, attach, port-forward, pods, statistics and metrics.
 // upstream: pkg/kubelet/server
 mod access;
+mod configz;
 mod logs;
 mod metrics;
 mod stats;
@@ -37,6 +38,7 @@ pub struct Server {
     pub kubelet: Arc<Kubelet>,
     pub workers: Workers,
     access: Access,
+    cpu_rate: stats::Rate,
 }
 
 /// A failed request: status code and text.
@@ -58,7 +60,7 @@ impl Server {
     /// A server that asks the API who may do what.
     pub fn new(kubelet: Arc<Kubelet>, workers: Workers, client: kube::Client) -> Self {
         let access = Access::new(client, kubelet.config.node_name.clone());
-        Server { kubelet, workers, access }
+        Server { kubelet, workers, access, cpu_rate: stats::Rate::default() }
     }
 
     /// Serves until `stop`.
@@ -124,6 +126,9 @@ impl Server {
             }
             ["stats", "summary"] if read => Ok(json(&self.summary().await?)),
             ["metrics"] if read => Ok(plain(StatusCode::OK, self.own_metrics())),
+            ["metrics", "cadvisor"] if read => Ok(plain(StatusCode::OK, self.container_metrics().await?)),
+            ["metrics", "probes"] if read => Ok(plain(StatusCode::OK, "")),
+            ["configz"] if read => Ok(json(&configz::document(&self.kubelet.config))),
             ["metrics", "resource"] if read => Ok(plain(StatusCode::OK, self.resource_metrics().await?)),
             [kind @ ("exec" | "attach" | "portForward"), rest @ ..] => self.stream(kind, rest, request).await,
             _ => Err(Failure::not_found("404 page not found\n")),

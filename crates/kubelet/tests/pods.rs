@@ -443,3 +443,12 @@ async fn a_pod_past_its_deadline_fails_once_its_containers_have_ended() {
     assert_eq!(pod["status"]["reason"], "DeadlineExceeded");
     assert_eq!(pod["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"], 137);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_wants_a_user_namespace_does_not_start_without_one() {
+    let node = Node::start("users").await;
+    node.pod("a", json!({"hostUsers": false, "containers": [{"name": "c", "image": "i"}]}));
+    let words = "RuntimeClass handler \"\" does not support user namespaces";
+    node.api.event(&format!("FailedCreatePodSandBox: Failed to create pod sandbox: {words}")).await;
+    assert!(node.runtime.is_empty());
+}

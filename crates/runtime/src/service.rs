@@ -306,7 +306,9 @@ impl RuntimeService for Runtime {
         Ok(cri::StatusResponse {
             status: Some(cri::RuntimeStatus { conditions }),
             info: HashMap::new(),
-            runtime_handlers: vec![cri::RuntimeHandler { name: String::new(), features: Some(features) }],
+            runtime_handlers: ["", "runc"]
+                .map(|name| cri::RuntimeHandler { name: name.to_owned(), features: Some(features) })
+                .into(),
             features: Some(cri::RuntimeFeatures { supplemental_groups_policy: true }),
         })
     }

@@ -2,6 +2,7 @@
 // upstream: pkg/registry/core/pod/strategy.go, pkg/registry/core/pod/rest
 use super::kubelet::Kubelets;
 use super::transport::{self, is_upgrade};
+use super::websocket;
 use crate::authz::default::ClusterAuthorizer;
 use crate::authz::{Attributes, Decision};
 use crate::body::{Body, request_body};
@@ -60,6 +61,9 @@ impl SpecialRest for Logs {
             return Err(kubelet_error(response, "pods/log", &info.name).await);
         }
         let body = transport::answer(response, None).into_body();
+        if websocket::is_wanted(&request.parts.headers) {
+            return Ok(SpecialResponse::Raw(websocket::answer(request.parts, body)?));
+        }
         Ok(SpecialResponse::Raw(text(body)))
     }
 

@@ -45,6 +45,7 @@ pub(super) fn of(group: &str, kind: &str) -> Option<&'static dyn Strategy> {
         ("coordination.k8s.io", "Lease" | "LeaseCandidate") => &LEASE,
         ("scheduling.k8s.io", "PriorityClass") => &PRIORITY_CLASS,
         ("node.k8s.io", "RuntimeClass") => &RUNTIME_CLASS,
+        ("resource.k8s.io", "ResourceClaim") => &RESOURCE_CLAIM,
         ("autoscaling", "HorizontalPodAutoscaler") => &HORIZONTAL_POD_AUTOSCALER,
         ("flowcontrol.apiserver.k8s.io", "FlowSchema") => &FLOW_SCHEMA,
         ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => &PRIORITY_LEVEL,
@@ -92,6 +93,9 @@ static SERVICE_CIDR: Rules = Rules {
     status_update: |new, old| generic::keep_metadata(new, old, generic::STATUS_METADATA),
     ..Rules::PLAIN
 };
+
+/// A claim always has a status, if an empty one: patches of it need something to add to.
+static RESOURCE_CLAIM: Rules = Rules { status: Status::Own(|_| {}), ..Rules::PLAIN };
 
 static ENDPOINT_SLICE: Rules = Rules {
     validate: networking::endpoint_slice,

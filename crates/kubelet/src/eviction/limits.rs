@@ -17,9 +17,21 @@ pub struct DiskUse {
     on_disk: i64,
     /// Writable layer and logs by container.
     containers: Bytes,
+    /// Logs alone.
+    logs: Bytes,
 }
 
 impl DiskUse {
+    /// Bytes by volume.
+    pub fn volumes(&self) -> &Bytes {
+        &self.volumes
+    }
+
+    /// Bytes of a container's logs.
+    pub fn logs(&self, container: &str) -> i64 {
+        self.logs.get(container).copied().unwrap_or(0)
+    }
+
     /// All of it.
     pub fn total(&self) -> i64 {
         self.on_disk + self.containers.values().sum::<i64>()
@@ -67,6 +79,7 @@ pub async fn disk_use(kubelet: &Kubelet, pod: &Pod, stats: Option<&cri::PodSandb
         (containers, volumes)
     });
     let Ok((containers, volumes)) = measured.await else { return used };
+    used.logs.clone_from(&containers);
     used.containers = containers;
     for (name, in_memory, bytes) in volumes {
         if !in_memory {
@@ -123,6 +136,7 @@ mod tests {
             volumes: [("v".to_owned(), volume)].into(),
             on_disk: volume,
             containers: [("a".to_owned(), a)].into(),
+            ..Default::default()
         };
         assert_eq!(exceeded(&pod, &used(1024, 1024)), None);
         let message = "Usage of EmptyDir volume \"v\" exceeds the limit \"1Ki\". ";

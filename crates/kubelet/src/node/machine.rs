@@ -118,6 +118,23 @@ pub fn available_memory() -> i64 {
     meminfo("MemAvailable")
 }
 
+/// Memory that nothing is in, in bytes.
+pub fn free_memory() -> i64 {
+    meminfo("MemFree")
+}
+
+/// The most processes the kernel runs.
+pub fn max_pids() -> i64 {
+    read("/proc/sys/kernel/pid_max").parse().unwrap_or(0)
+}
+
+/// Processes and threads now.
+pub fn processes() -> i64 {
+    let text = read("/proc/loadavg");
+    let total = text.split_whitespace().nth(3).and_then(|counts| counts.split_once('/')?.1.parse().ok());
+    total.unwrap_or(0)
+}
+
 /// Seconds that processors were busy since boot, summed.
 pub fn busy_seconds() -> f64 {
     let text = read("/proc/stat");

@@ -2,7 +2,8 @@
 use super::machine::{Disk, Machine};
 use crate::config::Config;
 use k8s_openapi::api::core::v1::{
-    DaemonEndpoint, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeStatus, NodeSystemInfo,
+    DaemonEndpoint, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures, NodeRuntimeHandler, NodeStatus,
+    NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -56,6 +57,10 @@ pub struct Health<'a> {
     pub memory_pressure: bool,
     /// Disk is short.
     pub disk_pressure: bool,
+    /// What the runtime can do.
+    pub features: Option<NodeFeatures>,
+    /// Its handlers, and what each can do.
+    pub handlers: Option<Vec<NodeRuntimeHandler>>,
 }
 
 /// The status of the node.
@@ -107,11 +112,13 @@ pub fn generate(
         ..Default::default()
     };
     status.conditions = Some(conditions(health, known, now));
+    status.features.clone_from(&health.features);
+    status.runtime_handlers.clone_from(&health.handlers);
     status
 }
 
 fn conditions(health: &Health<'_>, known: Option<&NodeStatus>, now: Timestamp) -> Vec<NodeCondition> {
-    let Health { problems, memory_pressure: memory, disk_pressure: disk } = *health;
+    let (problems, memory, disk) = (health.problems, health.memory_pressure, health.disk_pressure);
     let pressure = |bad: bool, yes: (&'static str, &'static str), no: (&'static str, &'static str)| {
         let (reason, message) = if bad { yes } else { no };
         (if bad { "True" } else { "False" }, reason, message.to_owned())
@@ -194,6 +201,8 @@ pub fn differs(known: &NodeStatus, wanted: &NodeStatus) -> bool {
         || known.images.as_deref().unwrap_or_default() != wanted.images.as_deref().unwrap_or_default()
         || known.node_info.as_ref().map(info_key) != wanted.node_info.as_ref().map(info_key)
         || known.daemon_endpoints != wanted.daemon_endpoints
+        || known.features != wanted.features
+        || known.runtime_handlers != wanted.runtime_handlers
         || without_heartbeat(known) != without_heartbeat(wanted)
 }
 

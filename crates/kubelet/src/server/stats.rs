@@ -1,10 +1,14 @@
 //! `/stats/summary`: what the node and its pods use, in the Summary API's shape.
 // upstream: staging/src/k8s.io/kubelet/pkg/apis/stats/v1alpha1
 use super::{Failure, Server};
-use crate::node::Machine;
+use crate::node::Disk;
+use crate::pods::PodExt;
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use parking_lot::Mutex;
 use pintle_runtime::cri;
 use serde_json::{Map, Value, json};
+use tokio::time::Instant;
 
 impl Server {
     /// Statistics of all pods from the runtime.
@@ -17,23 +21,95 @@ impl Server {
     /// The Summary API's answer.
     pub(super) async fn summary(&self) -> Result<Value, Failure> {
         let stats = self.pod_stats().await?;
-        let machine = Machine::read(&self.kubelet.config);
-        let available = crate::node::available_memory();
+        let pods = self.workers.pods();
+        let fs = filesystem(crate::node::disk(&self.kubelet.config.root_dir));
+        let mut summaries = Vec::with_capacity(stats.len());
+        for stats in &stats {
+            let uid = stats.attributes.as_ref().and_then(|attributes| attributes.metadata.as_ref()).map(|one| &one.uid);
+            let pod = uid.and_then(|uid| pods.iter().find(|pod| pod.uid() == uid));
+            summaries.push(self.pod_summary(stats, pod.map(AsRef::as_ref), &fs).await);
+        }
+        Ok(json!({"node": self.node_summary(&fs), "pods": summaries}))
+    }
+
+    fn node_summary(&self, fs: &Value) -> Value {
         let now = Timestamp::now().to_string();
-        let since = self.kubelet.since.to_string();
-        let disk = machine.disk;
-        let fs = json!({
-            "time": now, "availableBytes": disk.free, "capacityBytes": disk.total, "usedBytes": disk.total - disk.free,
-            "inodesFree": disk.inodes_free, "inodes": disk.inodes, "inodesUsed": disk.inodes - disk.inodes_free});
-        let node = json!({
+        let (available, total) = (crate::node::available_memory(), self.kubelet.machine_memory);
+        let busy = (crate::node::busy_seconds() * 1e9) as u64;
+        let mut node = json!({
             "nodeName": self.kubelet.config.node_name,
-            "startTime": since,
-            "memory": {"time": now, "availableBytes": available, "workingSetBytes": machine.memory - available},
+            "startTime": self.kubelet.since.to_string(),
+            "cpu": {"time": now, "usageCoreNanoSeconds": busy},
+            "memory": {
+                "time": now, "availableBytes": available, "usageBytes": total - crate::node::free_memory(),
+                "workingSetBytes": total - available},
             "fs": fs,
             "runtime": {"imageFs": fs, "containerFs": fs},
+            "rlimit": {"time": now, "maxpid": crate::node::max_pids(), "curproc": crate::node::processes()},
         });
-        let pods: Vec<Value> = stats.iter().map(pod_summary).collect();
-        Ok(json!({"node": node, "pods": pods}))
+        if let Some(rate) = self.cpu_rate.since_last(busy) {
+            node["cpu"]["usageNanoCores"] = json!(rate);
+        }
+        node
+    }
+
+    async fn pod_summary(&self, stats: &cri::PodSandboxStats, pod: Option<&Pod>, fs: &Value) -> Value {
+        let mut summary = pod_summary(stats);
+        let Some(pod) = pod else { return summary };
+        let status = self.kubelet.statuses.get(pod.uid()).or_else(|| pod.status.clone()).unwrap_or_default();
+        if let Some(start) = &status.start_time {
+            summary["startTime"] = json!(start.0.to_string());
+        }
+        let started = |name: &str| {
+            let all = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
+            let mut mine = all.filter(|one| one.name == name);
+            mine.find_map(|one| one.state.as_ref()?.running.as_ref()?.started_at.as_ref().map(|at| at.0.to_string()))
+        };
+        let used = crate::eviction::disk_use(&self.kubelet, pod, Some(stats)).await;
+        for container in summary["containers"].as_array_mut().into_iter().flatten() {
+            let name = container["name"].as_str().unwrap_or_default().to_owned();
+            if let Some(at) = started(&name) {
+                container["startTime"] = json!(at);
+            }
+            let mut logs = fs.clone();
+            logs["usedBytes"] = json!(used.logs(&name));
+            container["logs"] = logs;
+            for field in ["availableBytes", "capacityBytes", "inodesFree", "inodes"] {
+                container["rootfs"][field] = fs[field].clone();
+            }
+        }
+        let volume = |(name, bytes): (&String, &i64)| {
+            let mut volume = fs.clone();
+            volume["name"] = json!(name);
+            volume["usedBytes"] = json!(bytes);
+            volume
+        };
+        summary["volume"] = used.volumes().iter().map(volume).collect();
+        let mut ephemeral = fs.clone();
+        ephemeral["usedBytes"] = json!(used.total());
+        summary["ephemeral-storage"] = ephemeral;
+        summary
+    }
+}
+
+fn filesystem(disk: Disk) -> Value {
+    json!({
+        "time": Timestamp::now().to_string(),
+        "availableBytes": disk.free, "capacityBytes": disk.total, "usedBytes": disk.total - disk.free,
+        "inodesFree": disk.inodes_free, "inodes": disk.inodes, "inodesUsed": disk.inodes - disk.inodes_free})
+}
+
+/// The rate of a counter between two looks at it.
+#[derive(Default)]
+pub struct Rate(Mutex<Option<(Instant, u64)>>);
+
+impl Rate {
+    /// How much the counter grew each second since the last look; `None` at the first.
+    fn since_last(&self, count: u64) -> Option<u64> {
+        let now = Instant::now();
+        let (then, before) = self.0.lock().replace((now, count))?;
+        let seconds = now.duration_since(then).as_secs_f64();
+        (seconds > 0.0).then(|| (count.saturating_sub(before) as f64 / seconds) as u64)
     }
 }
 

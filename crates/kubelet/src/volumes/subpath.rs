@@ -58,6 +58,25 @@ fn open(volume: &Path, sub: &str) -> Result<OwnedFd, String> {
     Ok(found)
 }
 
+/// Longest file that is read, in bytes.
+const MAX_FILE: u64 = 1 << 20;
+
+/// Reads the text file `path` in `volume`, whose links lead nowhere else.
+pub fn read(volume: &Path, path: &str) -> Result<String, String> {
+    let failed = |error: &dyn std::fmt::Display| format!("failed to open environment variable file {path:?}: {error}");
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::openat(CWD, volume, flags, Mode::empty()).map_err(|error| failed(&error))?;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve).map_err(|error| failed(&error))?;
+    let file = fs::File::from(file);
+    let metadata = file.metadata().map_err(|error| failed(&error))?;
+    if !metadata.is_file() || metadata.len() > MAX_FILE {
+        return Err(failed(&"not a regular file of at most 1 MiB"));
+    }
+    std::io::read_to_string(file).map_err(|error| failed(&error))
+}
+
 fn to_errno(error: &std::io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
 }

@@ -236,7 +236,8 @@ impl Worker {
         let ips = if pod.host_network() { &kubelet.node.host_ips } else { sandbox.ips };
         kubelet.services.synced().await;
         let services = kubelet.services.list();
-        let context = env::Context { pod, pod_ips: ips, node: &kubelet.node, services: &services };
+        let context =
+            env::Context { pod, pod_ips: ips, node: &kubelet.node, services: &services, volumes: sandbox.volumes };
         let env = env::build(&context, container, &kubelet.objects).await.map_err(|error| error.to_string())?;
         let target = match self.target(pod, container, view) {
             Some(Ok(id)) => Some(id),

@@ -160,6 +160,10 @@ impl Worker {
         cgroups::create(&kubelet.config, pod).map_err(|error| failed(&error))?;
         std::fs::create_dir_all(&config.log_directory).map_err(|error| failed(&error.to_string()))?;
         let runtime_handler = self.runtime_handler(pod).await.map_err(|error| failed(&error))?;
+        if pod.pod_spec().and_then(|spec| spec.host_users) == Some(false) {
+            // Better not at all than as the machine's root.
+            return Err(failed(&format!("RuntimeClass handler {runtime_handler:?} does not support user namespaces")));
+        }
         let request = cri::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler };
         match kubelet.runtime.run_pod_sandbox(request).await {
             Ok(response) => Ok(response.pod_sandbox_id),

@@ -39,9 +39,9 @@ pub async fn a_declared_volume_starts_with_the_images_content_and_stays_writable
     assert_eq!(node.exec_text(&id, "cat /data/seed").await, "from the image");
     assert_eq!(
         node.exec_text(&id, "touch /data/x /fresh/y && ls /data /fresh").await.replace('\n', " "),
-        "/data: seed x  /fresh: y "
+        "/data: seed x  /fresh: y"
     );
-    assert_eq!(node.exec_text(&id, "touch /z 2>/dev/null || echo refused").await, "refused\n");
+    assert_eq!(node.exec_text(&id, "touch /z 2>/dev/null || echo refused").await, "refused");
 }
 
 pub async fn a_part_of_an_image_is_mounted_without_leaving_it(node: Node) {
@@ -61,7 +61,7 @@ pub async fn a_part_of_an_image_is_mounted_without_leaving_it(node: Node) {
     config.mounts = vec![part("a/b", "/part"), part("out", "/link")];
     let id = node.create(&sandbox, config).await;
     node.start(&id).await.unwrap();
-    assert_eq!(node.exec_text(&id, "cat /part/file; ls /link").await, "heremark\n");
+    assert_eq!(node.exec_text(&id, "cat /part/file; ls /link").await, "heremark");
     let mut config = container("bad", "sleep 1000");
     config.mounts = vec![part("a/missing", "/part")];
     let id = node.create(&sandbox, config).await;
