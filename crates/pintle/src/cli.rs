@@ -267,6 +267,9 @@ pub struct Options {
     /// Labels of the node, key=value, separated by commas
     #[arg(long, value_name = "LABELS", value_delimiter = ',')]
     pub node_labels: Vec<String>,
+    /// Mirrors of image registries, registry=mirror, separated by commas (http:// in front of a mirror without TLS)
+    #[arg(long, value_name = "MIRRORS", value_delimiter = ',')]
+    pub registry_mirrors: Vec<String>,
     /// Serve the API on this port [default: 6443, or the next free one]
     #[arg(long, value_name = "PORT")]
     pub https_port: Option<u16>,

@@ -1,5 +1,6 @@
 //! Wires a node: pod network, service proxy, DNS, container runtime, kubelet.
 use crate::cli::NetworkMode;
+use crate::cli::Options;
 use crate::instance::{Instance, Paths};
 use crate::progress::Progress;
 use crate::start::{Components, Settings};
@@ -13,6 +14,7 @@ use pintle_client::{Clients, Informers};
 use pintle_network::Network;
 use pintle_network::peers::{self, Mode};
 use pintle_runtime::Runtime;
+use pintle_runtime::image::pull::Registries;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -59,7 +61,7 @@ impl Node {
         let network_config = network_config(settings, pod_cidrs);
         let network = Network::open(network_config.clone()).await.context("the pod network")?;
         let gateway = network.gateways().first().copied().context("the pod network has a gateway")?;
-        let config = runtime_config(&settings.paths, &settings.instance, Arc::new(network))?;
+        let config = runtime_config(&settings.paths, &settings.instance, &settings.options, Arc::new(network))?;
         let runtime = Arc::new(Runtime::open(config).await.context("the container runtime")?);
         progress.step("pod network and container runtime");
 
@@ -204,6 +206,7 @@ fn cgroup_root(instance: &Instance) -> String {
 fn runtime_config(
     paths: &Paths,
     instance: &Instance,
+    options: &Options,
     network: Arc<dyn pintle_runtime::pod_network::PodNetwork>,
 ) -> Result<pintle_runtime::Config> {
     Ok(pintle_runtime::Config {
@@ -212,7 +215,10 @@ fn runtime_config(
         cgroup_parent: cgroup_root(instance),
         executable: std::env::current_exe().context("cannot find this program")?,
         network,
-        insecure_registries: Vec::new(),
+        registries: Registries {
+            mirrors: pairs(&options.registry_mirrors, "--registry-mirrors")?,
+            ..Registries::default()
+        },
         image_directory: Some(paths.data.join("images")),
     })
 }
@@ -230,7 +236,7 @@ fn kubelet_config(settings: &Settings, tls: Arc<rustls::ServerConfig>) -> Result
     let (instance, options) = (&settings.instance, &settings.options);
     let mut config =
         pintle_kubelet::Config::new(&instance.node_name, settings.node_ip, settings.paths.data.join("kubelet"));
-    config.node_labels = labels(&options.node_labels)?;
+    config.node_labels = pairs(&options.node_labels, "--node-labels")?;
     config.cluster_dns = vec![instance.dns_ip().into()];
     config.cluster_domain.clone_from(&instance.cluster_domain);
     config.static_pod_path = Some(settings.paths.data.join("manifests"));
@@ -242,13 +248,13 @@ fn kubelet_config(settings: &Settings, tls: Arc<rustls::ServerConfig>) -> Result
     Ok(config)
 }
 
-fn labels(pairs: &[String]) -> Result<std::collections::BTreeMap<String, String>> {
+/// What the flag `flag` says, each item key=value.
+fn pairs(items: &[String], flag: &str) -> Result<std::collections::BTreeMap<String, String>> {
     let pair = |text: &String| {
-        let (key, value) =
-            text.split_once('=').with_context(|| format!("--node-labels {text}: a label is key=value"))?;
+        let (key, value) = text.split_once('=').with_context(|| format!("{flag} {text}: an item is key=value"))?;
         anyhow::Ok((key.to_owned(), value.to_owned()))
     };
-    pairs.iter().map(pair).collect()
+    items.iter().map(pair).collect()
 }
 
 /// Ends every container of the cluster on this machine; images and what pods keep on disk stay.

@@ -36,6 +36,7 @@ fn merge(flags: Options, file: Options) -> Options {
         node_name: flags.node_name.or(file.node_name),
         node_ip: flags.node_ip.or(file.node_ip),
         node_labels: list(flags.node_labels, file.node_labels),
+        registry_mirrors: list(flags.registry_mirrors, file.registry_mirrors),
         https_port: flags.https_port.or(file.https_port),
         bind_address: flags.bind_address.or(file.bind_address),
         kubelet_port: flags.kubelet_port.or(file.kubelet_port),

@@ -10,6 +10,7 @@ use tonic::Status;
 use crate::cgroup::{self, Cgroups};
 use crate::cri::{ContainerEventResponse, ContainerEventType};
 use crate::image;
+use crate::image::pull::Registries;
 use crate::image::store::{self, ImageStore};
 use crate::pod_network::PodNetwork;
 use crate::records::{self, ContainerPhase, ContainerRecord, SandboxRecord};
@@ -31,8 +32,8 @@ pub struct Config {
     pub executable: PathBuf,
     /// Who wires the sandboxes.
     pub network: Arc<dyn PodNetwork>,
-    /// Registries that are spoken to without TLS, `host:port`. Those on a loopback address always are.
-    pub insecure_registries: Vec<String>,
+    /// How registries are reached.
+    pub registries: Registries,
     /// A directory whose image archives are loaded as they appear.
     pub image_directory: Option<PathBuf>,
 }

@@ -428,8 +428,7 @@ impl ImageService for Runtime {
 
     async fn pull_image(&self, request: cri::PullImageRequest) -> Result<cri::PullImageResponse, Status> {
         let name = request.image.unwrap_or_default().image;
-        let insecure = &self.inner.config.insecure_registries;
-        match pull(&self.inner.images, &name, request.auth.as_ref(), insecure).await {
+        match pull(&self.inner.images, &name, request.auth.as_ref(), &self.inner.config.registries).await {
             Ok(record) => Ok(cri::PullImageResponse { image_ref: record.id.clone() }),
             Err(error) => {
                 let normal = Reference::parse(&name).map_or_else(|_| name.clone(), |reference| reference.to_string());

@@ -14,7 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use pintle_runtime::cri::AuthConfig;
 use pintle_runtime::image::pack::pack;
-use pintle_runtime::image::pull::{Error, pull};
+use pintle_runtime::image::pull::{Error, Registries, pull};
 use pintle_runtime::image::store::{ImageStore, ProcessConfig};
 use serde_json::{Value, json};
 
@@ -161,7 +161,7 @@ async fn an_image_is_pulled_for_this_machine_whatever_its_compression() {
         let (address, registry) = Registry::new(directory.path(), pack_layer).serve().await;
         let store = store(directory.path());
         let name = format!("{address}/some/image");
-        let image = pull(&store, &name, None, &[]).await.unwrap();
+        let image = pull(&store, &name, None, &Registries::default()).await.unwrap();
         let file = store.layers_directory().join(&store.lower(&image)[0]).join("file");
         assert_eq!(std::fs::read_to_string(file).unwrap().len(), 70_000);
         assert!(image.tags.contains(&format!("{name}:latest")));
@@ -169,7 +169,7 @@ async fn an_image_is_pulled_for_this_machine_whatever_its_compression() {
 
         // By its digest it is found, and the layer is not fetched again.
         let served = registry.layers_served.load(Ordering::Relaxed);
-        pull(&store, image.digests.first().unwrap(), None, &[]).await.unwrap();
+        pull(&store, image.digests.first().unwrap(), None, &Registries::default()).await.unwrap();
         assert_eq!(registry.layers_served.load(Ordering::Relaxed), served);
     }
 }
@@ -180,7 +180,7 @@ async fn a_broken_transfer_goes_on() {
     let mut registry = Registry::new(directory.path(), <[u8]>::to_vec);
     registry.breaks = AtomicBool::new(true);
     let (address, registry) = registry.serve().await;
-    pull(&store(directory.path()), &format!("{address}/image"), None, &[]).await.unwrap();
+    pull(&store(directory.path()), &format!("{address}/image"), None, &Registries::default()).await.unwrap();
     assert_eq!(registry.layers_served.load(Ordering::Relaxed), 2);
 }
 
@@ -189,10 +189,10 @@ async fn a_missing_image_is_not_found() {
     let directory = tempfile::tempdir().unwrap();
     let (address, _) = Registry::new(directory.path(), <[u8]>::to_vec).serve().await;
     let name = format!("{address}/image:missing");
-    let error = pull(&store(directory.path()), &name, None, &[]).await.unwrap_err();
+    let error = pull(&store(directory.path()), &name, None, &Registries::default()).await.unwrap_err();
     assert!(error.is_not_found(), "{error}");
     assert_eq!(error.to_string(), format!("failed to resolve reference \"{name}\": {name}: not found"));
-    let error = pull(&store(directory.path()), "127.0.0.1:1/image", None, &[]).await.unwrap_err();
+    let error = pull(&store(directory.path()), "127.0.0.1:1/image", None, &Registries::default()).await.unwrap_err();
     assert!(matches!(error, Error::Request(..)), "{error}");
 }
 
@@ -204,10 +204,10 @@ async fn credentials_are_asked_for_and_used() {
     let (address, _) = registry.serve().await;
     let store = store(directory.path());
     let name = format!("{address}/image");
-    let error = pull(&store, &name, None, &[]).await.unwrap_err();
+    let error = pull(&store, &name, None, &Registries::default()).await.unwrap_err();
     assert!(error.to_string().contains("pull access denied"), "{error}");
     let auth = AuthConfig { username: "user".to_owned(), password: "pass".to_owned(), ..Default::default() };
-    pull(&store, &name, Some(&auth), &[]).await.unwrap();
+    pull(&store, &name, Some(&auth), &Registries::default()).await.unwrap();
 }
 
 #[tokio::test]
@@ -220,6 +220,23 @@ async fn a_layer_that_is_not_what_its_digest_says_is_refused() {
     }
     let (address, _) = registry.serve().await;
     let store = store(directory.path());
-    assert!(pull(&store, &format!("{address}/image"), None, &[]).await.is_err());
+    assert!(pull(&store, &format!("{address}/image"), None, &Registries::default()).await.is_err());
     assert!(store.list().is_empty());
+}
+
+#[tokio::test]
+async fn an_image_comes_from_the_mirror_of_its_registry_under_its_own_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let (address, registry) = Registry::new(directory.path(), <[u8]>::to_vec).serve().await;
+    let store = store(directory.path());
+    let mirrors = |mirror: String| Registries {
+        mirrors: [("registry.invalid".to_owned(), mirror)].into(),
+        ..Registries::default()
+    };
+    let name = "registry.invalid/some/image:1";
+    let image = pull(&store, name, None, &mirrors(format!("http://{address}"))).await.unwrap();
+    assert!(image.tags.contains(name) && registry.layers_served.load(Ordering::Relaxed) == 1);
+    // Where the mirror does not answer, the registry is asked.
+    let error = pull(&store, name, None, &mirrors("http://127.0.0.1:1".to_owned())).await.unwrap_err();
+    assert!(error.to_string().contains("registry.invalid"), "{error}");
 }

@@ -2,6 +2,7 @@
 //!
 //! Every document and layer is checked against its digest. Layers that are here already are not fetched; the others come
 //! in parallel, and a broken transfer goes on where it stopped.
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::net::IpAddr;
@@ -120,22 +121,52 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// How registries are reached.
+#[derive(Clone, Debug, Default)]
+pub struct Registries {
+    /// Those that are spoken to without TLS, `host:port`. Those on a loopback address always are.
+    pub insecure: Vec<String>,
+    /// Where the images of a registry are looked for first: its host name to the mirror's, `http://` in front of one without
+    /// TLS.
+    pub mirrors: BTreeMap<String, String>,
+}
+
 struct Pull<'a> {
     store: &'a Arc<ImageStore>,
     client: Client,
     auth: RegistryAuth,
     reference: Reference,
+    mirror: Option<String>,
 }
 
-/// Pulls an image. `insecure` are registries without TLS.
+/// Pulls an image, from its registry's mirror if there is one that has it.
 pub async fn pull(
     store: &Arc<ImageStore>,
     name: &str,
     auth: Option<&AuthConfig>,
-    insecure: &[String],
+    registries: &Registries,
 ) -> Result<Arc<Record>, Error> {
     let reference = Reference::parse(name)?;
-    let protocol = if is_plain(&reference.registry, insecure) { ClientProtocol::Http } else { ClientProtocol::Https };
+    if let Some(mirror) = registries.mirrors.get(&reference.registry) {
+        match pull_from(store, &reference, None, registries, Some(mirror)).await {
+            Ok(record) => return Ok(record),
+            Err(error) => tracing::warn!(image = name, mirror, %error, "not from the mirror, will ask the registry"),
+        }
+    }
+    pull_from(store, &reference, auth, registries, None).await
+}
+
+async fn pull_from(
+    store: &Arc<ImageStore>,
+    reference: &Reference,
+    auth: Option<&AuthConfig>,
+    registries: &Registries,
+    mirror: Option<&str>,
+) -> Result<Arc<Record>, Error> {
+    let host = mirror.map(|mirror| mirror.trim_start_matches("http://").trim_start_matches("https://"));
+    let plain = mirror.is_some_and(|mirror| mirror.starts_with("http://"))
+        || is_plain(host.unwrap_or(&reference.registry), &registries.insecure);
+    let protocol = if plain { ClientProtocol::Http } else { ClientProtocol::Https };
     let config = ClientConfig {
         protocol,
         connect_timeout: Some(Duration::from_secs(30)),
@@ -146,19 +177,24 @@ pub async fn pull(
     // One client for each pull: it keeps the credentials, which are this pod's alone.
     let client = Client::try_from(config).map_err(|error| Error::Request(reference.to_string(), chain(&error)))?;
     let auth = credentials(auth, &reference.registry);
-    Pull { store, client, auth, reference }.run().await
+    let mirror = host.map(|host| host.trim_end_matches('/').to_owned());
+    Pull { store, client, auth, reference: reference.clone(), mirror }.run().await
 }
 
 impl Pull<'_> {
     fn image(&self, digest: Option<&str>) -> oci_client::Reference {
         let (registry, repository) = (self.reference.registry.clone(), self.reference.repository.clone());
-        match digest.or(self.reference.digest.as_deref()) {
+        let mut image = match digest.or(self.reference.digest.as_deref()) {
             Some(digest) => oci_client::Reference::with_digest(registry, repository, digest.to_owned()),
             None => {
                 let tag = self.reference.tag.clone().unwrap_or_else(|| "latest".to_owned());
                 oci_client::Reference::with_tag(registry, repository, tag)
             }
+        };
+        if let Some(mirror) = &self.mirror {
+            image.set_mirror_registry(mirror.clone());
         }
+        image
     }
 
     fn failed(&self, error: OciDistributionError) -> Error {

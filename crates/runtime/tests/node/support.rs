@@ -60,7 +60,7 @@ pub fn config(directory: &Path) -> Config {
         cgroup_parent: cgroup(),
         executable: std::env::current_exe().unwrap(),
         network: Arc::new(NoNetwork),
-        insecure_registries: Vec::new(),
+        registries: Default::default(),
         image_directory: None,
     }
 }
