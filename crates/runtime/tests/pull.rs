@@ -233,7 +233,7 @@ async fn an_image_comes_from_the_mirror_of_its_registry_under_its_own_name() {
         mirrors: [("registry.invalid".to_owned(), mirror)].into(),
         ..Registries::default()
     };
-    let name = "registry.invalid/some/image:1";
+    let name = "registry.invalid/some/image:latest";
     let image = pull(&store, name, None, &mirrors(format!("http://{address}"))).await.unwrap();
     assert!(image.tags.contains(name) && registry.layers_served.load(Ordering::Relaxed) == 1);
     // Where the mirror does not answer, the registry is asked.
