@@ -240,6 +240,15 @@ pub fn apply(live: Option<&Value>, config: &Value, by: &FieldManager<'_>, force:
     Ok(merged)
 }
 
+/// Merges `config` into `live` by the rules for its lists and maps, without regard to who owns what. `Err` holds the paths
+/// of what `config` sets and what can only be replaced as a whole.
+// upstream: apiserver pkg/admission/plugin/policy/mutating/patch, ApplyStructuredMergeDiff
+pub fn merge_unowned(live: Value, config: &Value, structure: Structure<'_>) -> Result<Value, Vec<String>> {
+    let (node, mut atomics) = (structure.node(), Vec::new());
+    walk::atomics(config, node, "", &mut atomics);
+    if atomics.is_empty() { Ok(walk::merge(live, config, node)) } else { Err(atomics) }
+}
+
 /// One attempt, which conflicts may end.
 fn merge(
     base: &Value,

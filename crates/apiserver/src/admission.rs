@@ -1,19 +1,26 @@
 //! Admission: the last word before an authorized write is stored. Start at [`Admission`].
 mod chain;
 mod default_class;
+mod dynamic;
 mod limit_ranger;
+mod matching;
 mod namespace_lifecycle;
 pub(crate) mod node_restriction;
 mod node_taint;
 mod object_in_use;
 mod pod_security;
 mod pod_tolerations;
+mod policies;
 mod priority;
-mod resources;
+mod reinvocation;
+mod resource_quota;
 mod runtime_class;
 mod service_account;
+mod webhooks;
 
 pub use chain::ClusterAdmission;
+pub(crate) use matching::conditions::{Expression, environment};
+pub(crate) use policies::definition::{Environments, object_type, patch_type, with_patch_types};
 
 use crate::context::RequestContext;
 use crate::registry::Registry;

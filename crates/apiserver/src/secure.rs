@@ -83,7 +83,7 @@ pub async fn parts(
     proxy::register(specials, pki, &authorizer)?;
     Ok(SecureParts {
         authenticator: Arc::new(ClusterAuthenticator::new(certificates, tokens.clone(), authorizer.clone())),
-        admission: Arc::new(ClusterAdmission::new(authorizer.clone())),
+        admission: Arc::new(ClusterAdmission::start(authorizer.clone(), registry, stop).await?),
         authorizer: Arc::new(authorizer),
         tokens,
     })

@@ -1,4 +1,5 @@
 //! The request pipeline: who asks, may they, what is it, answer. Start at [`ApiServer::handle`].
+mod connect;
 mod openapi;
 mod paths;
 mod read;

@@ -261,6 +261,24 @@ fn merge_lists(live: Vec<Value>, config: &[Value], node: Node<'_>) -> Vec<Value>
     out
 }
 
+/// The paths of maps, structs and lists in `config` that can only be replaced as a whole, into `found`.
+pub(super) fn atomics(config: &Value, node: Node<'_>, path: &str, found: &mut Vec<String>) {
+    match (node.form(config), config) {
+        (Form::Leaf, Value::Object(_) | Value::Array(_)) => found.push(path.to_owned()),
+        (Form::Object, Value::Object(map)) => {
+            for (key, value) in map {
+                atomics(value, node.field(key).0, &format!("{path}.{key}"), found);
+            }
+        }
+        (Form::List, Value::Array(items)) => {
+            for (index, item) in items.iter().enumerate() {
+                atomics(item, node.item(), &format!("{path}[{index}]"), found);
+            }
+        }
+        _ => {}
+    }
+}
+
 /// Removes the values at the paths of `set`.
 pub(super) fn remove(value: &mut Value, set: &FieldSet, node: Node<'_>) {
     if node.form(value) == Form::Leaf {

@@ -1,4 +1,5 @@
 //! The built-in plugins in upstream's order. Start at [`ClusterAdmission`].
+use super::dynamic::Dynamic;
 use super::{Admission, Attributes, Operation};
 use super::{
     default_class, limit_ranger, namespace_lifecycle, node_restriction, node_taint, object_in_use, pod_security,
@@ -10,28 +11,33 @@ use crate::registry::Registry;
 use async_trait::async_trait;
 use pintle_api::status::ApiError;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 /// What a Pintle API server admits by.
 #[derive(Clone, Debug)]
 pub struct ClusterAdmission {
     authorizer: ClusterAuthorizer,
+    dynamic: Dynamic,
 }
 
 impl ClusterAdmission {
     /// The plugins where nobody's rights are known: only members of `system:masters` write roles and bindings.
     pub fn without_rights() -> Self {
-        ClusterAdmission { authorizer: ClusterAuthorizer::default() }
+        ClusterAdmission { authorizer: ClusterAuthorizer::default(), dynamic: Dynamic::default() }
     }
 
-    /// All plugins; `authorizer` knows what rights the author of a role has.
-    pub fn new(authorizer: ClusterAuthorizer) -> Self {
-        ClusterAdmission { authorizer }
+    /// All plugins; `authorizer` knows what rights the author of a role has. Webhooks, policies and quotas are followed in
+    /// `registry` until `stop`.
+    pub async fn start(
+        authorizer: ClusterAuthorizer,
+        registry: &Registry,
+        stop: &CancellationToken,
+    ) -> Result<Self, ApiError> {
+        let dynamic = Dynamic::start(authorizer.clone(), registry, stop).await?;
+        Ok(ClusterAdmission { authorizer, dynamic })
     }
-}
 
-#[async_trait]
-impl Admission for ClusterAdmission {
-    async fn admit(
+    async fn admit_built_in(
         &self,
         attributes: &Attributes<'_>,
         object: Option<&mut Value>,
@@ -74,7 +80,7 @@ impl Admission for ClusterAdmission {
         Ok(())
     }
 
-    async fn validate(
+    async fn validate_built_in(
         &self,
         attributes: &Attributes<'_>,
         object: Option<&Value>,
@@ -108,6 +114,35 @@ impl Admission for ClusterAdmission {
             }
             _ => Ok(()),
         }
+    }
+}
+
+#[async_trait]
+impl Admission for ClusterAdmission {
+    async fn admit(
+        &self,
+        attributes: &Attributes<'_>,
+        mut object: Option<&mut Value>,
+        registry: &Registry,
+    ) -> Result<(), ApiError> {
+        self.admit_built_in(attributes, object.as_deref_mut(), registry).await?;
+        let Some(mut rounds) = self.dynamic.begin(attributes) else { return Ok(()) };
+        self.dynamic.admit(attributes, object.as_deref_mut(), registry, &mut rounds).await?;
+        if rounds.again() {
+            self.admit_built_in(attributes, object.as_deref_mut(), registry).await?;
+            self.dynamic.admit(attributes, object, registry, &mut rounds).await?;
+        }
+        Ok(())
+    }
+
+    async fn validate(
+        &self,
+        attributes: &Attributes<'_>,
+        object: Option<&Value>,
+        registry: &Registry,
+    ) -> Result<(), ApiError> {
+        self.validate_built_in(attributes, object, registry).await?;
+        self.dynamic.validate(attributes, object, registry).await
     }
 }
 

@@ -1,12 +1,12 @@
 //! LimitRanger: containers get the namespace's default requests and limits, and keep within its bounds.
 // upstream: plugin/pkg/admission/limitranger
 use super::Attributes;
-use super::resources::{self, List};
 use crate::registry::Registry;
 use crate::value::{Fill, Object, Read, object_of};
 use pintle_api::field::aggregate;
 use pintle_api::meta::ObjectExt;
 use pintle_api::quantity::Quantity;
+use pintle_api::resource_list::{self as resources, List};
 use pintle_api::status::ApiError;
 use serde_json::Value;
 

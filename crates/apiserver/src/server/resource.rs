@@ -31,6 +31,7 @@ impl ApiServer {
         let info = &cx.info;
         let special = self.parts().specials.find(&info.api_group, &info.resource, &info.subresource, info.verb);
         if let Some(rest) = special.cloned() {
+            self.admit_connection(&cx).await?;
             return self.special(&*rest, SpecialRequest { cx, parts, body }, negotiation).await;
         }
         if info.subresource == "scale"

@@ -5,7 +5,7 @@ use super::{
     rules::{Generation, Rules, Status},
 };
 use crate::defaults::{admissionregistration, small_groups as defaults, storage};
-use crate::validation::{api_services, groups as rules, networking, rbac, storage as volumes, webhooks};
+use crate::validation::{api_services, groups as rules, networking, policies, rbac, storage as volumes, webhooks};
 use crate::value::{Fill, Object, Read};
 use pintle_api::names;
 use serde_json::{Value, json};
@@ -257,6 +257,8 @@ static MUTATING_WEBHOOKS: Rules =
     Rules { default: Some(admissionregistration::mutating_webhooks), ..VALIDATING_WEBHOOKS };
 
 static VALIDATING_POLICY: Rules = Rules {
+    validate: policies::validating,
+    validate_update: |new, old| policies::changed(new, old, policies::validating),
     standard_finalizers: false,
     default: Some(admissionregistration::policy),
     status_update: |new, old| generic::keep_metadata(new, old, generic::STATUS_METADATA),
@@ -264,9 +266,16 @@ static VALIDATING_POLICY: Rules = Rules {
     ..Rules::WITH_STATUS
 };
 
-static MUTATING_POLICY: Rules = Rules { status: Status::AsSent, ..VALIDATING_POLICY };
+static MUTATING_POLICY: Rules = Rules {
+    validate: policies::mutating,
+    validate_update: |new, old| policies::changed(new, old, policies::mutating),
+    status: Status::AsSent,
+    ..VALIDATING_POLICY
+};
 
 static POLICY_BINDING: Rules = Rules {
+    validate: policies::binding,
+    validate_update: |new, old| policies::changed(new, old, policies::binding),
     standard_finalizers: false,
     default: Some(admissionregistration::policy_binding),
     generation: Generation::Spec,

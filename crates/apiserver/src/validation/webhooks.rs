@@ -1,6 +1,8 @@
 //! Configurations of admission webhooks.
 use super::common::label_selector;
+use super::conditions;
 use super::field::{Errors, Field};
+use crate::admission::environment;
 use pintle_api::{field::FieldError, names};
 use serde_json::Value;
 
@@ -9,8 +11,10 @@ use serde_json::Value;
 pub(crate) fn configuration(object: &Value) -> Errors {
     let mut errors = Errors::new();
     let mut seen: Vec<String> = Vec::new();
+    let env = environment(false, true);
     for hook in Field::root(object, "webhooks").items() {
         webhook(&hook, &mut errors);
+        conditions::match_conditions(&hook.child("matchConditions"), &env, &mut errors);
         let name = hook.child("name");
         if !name.is_zero() {
             super::common::unique(&mut seen, &name, &mut errors);
@@ -54,7 +58,7 @@ fn webhook(hook: &Field<'_>, errors: &mut Errors) {
     review_versions(&hook.child("admissionReviewVersions"), errors);
 }
 
-fn rule(rule: &Field<'_>, errors: &mut Errors) {
+pub(super) fn rule(rule: &Field<'_>, errors: &mut Errors) {
     let wildcard = |list: &Field<'_>, what: &str, errors: &mut Errors| {
         if list.items().count() > 1 && list.items().any(|item| item.text() == "*") {
             errors.push(list.invalid(format!("if '*' is present, must not specify other {what}")));

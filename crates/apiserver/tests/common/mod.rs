@@ -8,9 +8,10 @@ use http_body_util::{BodyExt, Full};
 use pintle_api::scheme::Scheme;
 use pintle_api::status::ApiError;
 use pintle_api::user::UserInfo;
-use pintle_apiserver::admission::{Admission, Attributes};
+use pintle_apiserver::admission::{Admission, Attributes, ClusterAdmission};
 use pintle_apiserver::aggregator::Aggregator;
 use pintle_apiserver::authn::Authenticator;
+use pintle_apiserver::authz::default::ClusterAuthorizer;
 use pintle_apiserver::authz::{self, Authorizer, Decision};
 use pintle_apiserver::body::Body;
 use pintle_apiserver::registry::Registry;
@@ -98,6 +99,18 @@ impl Server {
         let stop = CancellationToken::new();
         let registry = Registry::new(Arc::new(store), Scheme::builtin(), stop.clone());
         let server = Self::of(registry, specials, admission, None, stop);
+        Server { _directory: Some(directory), ..server }
+    }
+
+    /// A server with all admission plugins, webhooks, policies and quotas among them, and the namespace `default`.
+    pub async fn admitting() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(&directory.path().join("store"), &Options::default()).unwrap();
+        let stop = CancellationToken::new();
+        let registry = Registry::new(Arc::new(store), Scheme::builtin(), stop.clone());
+        let admission = ClusterAdmission::start(ClusterAuthorizer::default(), &registry, &stop).await.unwrap();
+        let server = Self::of(registry, Specials::default(), Arc::new(admission), None, stop);
+        server.post("/api/v1/namespaces", &serde_json::json!({"metadata": {"name": "default"}})).await.ok();
         Server { _directory: Some(directory), ..server }
     }
 
