@@ -122,10 +122,10 @@ async fn mutating_policies_apply_and_patch() {
     let apply = "Object{metadata: Object.metadata{annotations: {'by': 'policy'}}, spec: Object.spec{replicas: 7}}";
     let patch = "[JSONPatch{op: 'add', path: '/metadata/labels', value: {'n': string(object.spec.replicas)}}]";
     let spec = json!({"matchConstraints": constraints("apps", "deployments"), "reinvocationPolicy": "Never",
-        "mutations": [
-            {"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": apply}},
-            {"patchType": "JSONPatch", "jsonPatch": {"expression": patch}},
-        ]});
+    "mutations": [
+        {"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": apply}},
+        {"patchType": "JSONPatch", "jsonPatch": {"expression": patch}},
+    ]});
     make(&server, "mutatingadmissionpolicies", "p", spec).await;
     make(&server, "mutatingadmissionpolicybindings", "b", json!({"policyName": "p"})).await;
     let mutated = |answer: &Answer| answer.json()["spec"]["replicas"] == 7;
@@ -175,4 +175,31 @@ async fn policies_that_make_no_sense_are_refused() {
     let path = format!("{GROUP}/validatingadmissionpolicybindings");
     let (_, _, message) = server.post(&path, &policy(json!({"policyName": "p"}))).await.failure();
     assert!(message.contains("spec.validationActions: Required value: at least one validation action is required"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn expressions_are_checked_against_the_types_of_what_they_match() {
+    let server = Server::admitting().await;
+    let validations = json!([
+        {"expression": "object.spec.replicas > 1"},
+        {"expression": "object.spec.replicas > '1'", "messageExpression": "'got ' + object.spec.replicas"},
+    ]);
+    let spec = json!({"matchConstraints": constraints("apps", "deployments"), "validations": validations});
+    let path = format!("{GROUP}/validatingadmissionpolicies");
+    let created = server.post(&path, &json!({"metadata": {"name": "p"}, "spec": spec})).await.ok();
+    let version = created["metadata"]["resourceVersion"].as_str().unwrap();
+    let mut events = common::Events::open(&server, &format!("{path}?watch=true&resourceVersion={version}")).await;
+    let policy = events.next().await.unwrap()["object"].clone();
+    assert_eq!(policy["status"]["observedGeneration"], 1);
+    let warnings = &policy["status"]["typeChecking"]["expressionWarnings"];
+    assert_eq!(warnings.as_array().unwrap().len(), 2);
+    for (warning, place, want) in [
+        (&warnings[0], "expression", "'_>_' applied to '(int, string)'"),
+        (&warnings[1], "messageExpression", "'_+_' applied to '(string, int)'"),
+    ] {
+        assert_eq!(warning["fieldRef"], format!("spec.validations[1].{place}"));
+        let text = warning["warning"].as_str().unwrap();
+        assert!(text.starts_with("apps/v1, Kind=Deployment: "), "{text}");
+        assert!(text.contains(&format!("found no matching overload for {want}")), "{text}");
+    }
 }

@@ -4,6 +4,7 @@ pub(crate) mod definition;
 mod mutate;
 mod params;
 mod patch;
+mod type_check;
 mod validate;
 
 use super::matching::Event;
@@ -172,6 +173,7 @@ impl Known {
 
 impl Policies {
     pub(super) async fn start(registry: &Registry, stop: &CancellationToken) -> Result<Self, ApiError> {
+        type_check::run(registry, stop).await?;
         Ok(Policies {
             mutating: Index::start(registry, "mutating", stop).await?,
             validating: Index::start(registry, "validating", stop).await?,

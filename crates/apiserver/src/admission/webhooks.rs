@@ -209,14 +209,15 @@ async fn mutate(
     let mut patched = event.in_version(object, resource).map_err(refused)?;
     json_patch(&mut patched, patch).map_err(|error| refused(ApiError::internal(ApiError::from(error))))?;
     let own = event.attributes.resource;
-    let patched = if event.attributes.subresource.is_empty() || own.subresource(event.attributes.subresource).is_some()
-    {
-        retype(event.attributes.cx, resource, FieldValidation::Ignore, patched).map_err(refused)?
-    } else {
-        patched
-    };
+    // Connections and some subresources carry objects of other kinds.
+    let of_kind = patched["kind"].as_str() == Some(&resource.kind);
+    if of_kind {
+        patched = retype(event.attributes.cx, resource, FieldValidation::Ignore, patched).map_err(refused)?;
+    }
     let mut patched = convert_between(resource, own, &patched).map_err(refused)?;
-    strategy::of(own).default(&mut patched);
+    if of_kind {
+        strategy::of(own).default(&mut patched);
+    }
     let changed = !same(object, &patched);
     *object = patched;
     Ok(changed)

@@ -1,8 +1,9 @@
 //! What the expression of a mutation makes of an object. Start at [`applied`] and [`patched`].
 // upstream: mutating/patch
+use crate::registry::ownership::structure;
+use pintle_api::apply;
 use pintle_api::patch::json_patch;
 use pintle_api::scheme::Resource;
-use pintle_api::{apply, facts};
 use pintle_cel::Value as Cel;
 use pintle_cel::value::{Key, List, Map};
 use serde_json::Value;
@@ -16,10 +17,10 @@ pub(super) fn applied(current: &Value, made: &Cel<'_>, resource: &Resource) -> R
     let config = made.to_json().filter(Value::is_object);
     let config = config
         .ok_or_else(|| format!("unsupported return type from ApplyConfiguration expression: {}", made.type_name()))?;
-    let merged = match facts::lookup(&resource.group, &resource.version, &resource.kind) {
-        Some(ty) => apply::merge(current.clone(), &config, ty).map_err(|atomics| {
-            let atomics = atomics.join(", ");
-            format!("error applying patch: invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: {atomics}")
+    let merged = match structure(resource) {
+        Some(structure) => apply::merge_unowned(current.clone(), &config, structure).map_err(|atomics| {
+            let why = "invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs";
+            format!("error applying patch: {why}: {}", atomics.join(", "))
         })?,
         None => deep_merge(current.clone(), &config),
     };
