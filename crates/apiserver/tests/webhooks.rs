@@ -113,12 +113,13 @@ async fn register(server: &Server, hook: &Hook, kind: &str, webhooks: &[Value]) 
     let object = json!({"kind": kind, "apiVersion": "admissionregistration.k8s.io/v1",
         "metadata": {"name": format!("test-{}", kind.to_lowercase())}, "webhooks": all});
     server.post(&format!("/apis/admissionregistration.k8s.io/v1/{plural}"), &object).await.ok();
+    let probe_map = json!({"metadata": {"name": "probe"}, "data": {"p": "q"}});
     loop {
-        let answer =
-            server.post(&format!("{MAPS}?dryRun=All"), &json!({"metadata": {"name": "probe"}, "data": {}})).await;
+        let answer = server.post(&format!("{MAPS}?dryRun=All"), &probe_map).await;
         if answer.text.contains("probe.example.com") {
             return;
         }
+        assert!(answer.status.is_success(), "{}", answer.text);
         tokio::task::yield_now().await;
     }
 }
