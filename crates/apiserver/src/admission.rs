@@ -1,4 +1,5 @@
 //! Admission: the last word before an authorized write is stored. Start at [`Admission`].
+mod certificates;
 mod chain;
 mod default_class;
 mod dynamic;

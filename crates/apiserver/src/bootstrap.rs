@@ -31,6 +31,25 @@ const RBAC: &str = include_str!("bootstrap/rbac.jsonl");
 /// What Pintle's own add-ons need; upstream's installers bring the like.
 const OWN: &str = include_str!("bootstrap/own.jsonl");
 
+/// FlowSchemas and PriorityLevelConfigurations as upstream makes them.
+const FLOW_CONTROL: &str = include_str!("bootstrap/flowcontrol.jsonl");
+
+/// Who owns them.
+const FLOW_CONTROL_MANAGER: &str = "api-priority-and-fairness-config-producer-v1";
+
+/// The objects of API priority and fairness that every cluster has.
+pub(crate) fn flow_control() -> Result<Vec<Value>, ApiError> {
+    let unreadable = |error| ApiError::internal(format_args!("the built-in flow control cannot be read: {error}"));
+    FLOW_CONTROL.lines().map(serde_json::from_str).collect::<Result<_, _>>().map_err(unreadable)
+}
+
+/// The spec of one of them.
+pub(crate) fn flow_control_spec(kind: &str, name: &str) -> Option<Value> {
+    let objects = flow_control().ok()?;
+    let found = objects.into_iter().find(|o| o["kind"] == kind && o["metadata"]["name"] == name);
+    found.map(|mut object| object["spec"].take())
+}
+
 /// Makes and completes the objects that every cluster has, in one transaction; at the very first start also `addons`,
 /// which afterwards belong to the user.
 pub async fn reconcile(registry: &Registry, addons: &[Value]) -> Result<(), ApiError> {
@@ -127,7 +146,9 @@ fn new_object(resource: &Resource, mut object: Value) -> Value {
     if let Some(structure) = ownership::structure(resource) {
         let api_version = resource.api_version();
         let reset = strategy::reset_fields(resource, "");
-        let by = FieldManager { reset, ..FieldManager::new(MANAGER, &api_version, structure) };
+        let flow_control = resource.group == "flowcontrol.apiserver.k8s.io";
+        let manager = if flow_control { FLOW_CONTROL_MANAGER } else { MANAGER };
+        let by = FieldManager { reset, ..FieldManager::new(manager, &api_version, structure) };
         apply::track_update(None, &mut object, &by);
     }
     object["metadata"]["uid"] = uuid::Uuid::new_v4().to_string().into();
@@ -143,6 +164,12 @@ fn defaults(registry: &Registry) -> Result<Vec<(Arc<Resource>, Value)>, ApiError
     }
     let api_services = registry.resource(api_services::GROUP, "apiservices")?;
     objects.extend(api_services::local(&registry.scheme()).into_iter().map(|object| (api_services.clone(), object)));
+    for mut object in flow_control()? {
+        for condition in object["status"]["conditions"].as_array_mut().into_iter().flatten() {
+            condition["lastTransitionTime"] = meta::now().into();
+        }
+        objects.push(typed(registry, &object)?);
+    }
     let priority_classes = registry.resource("scheduling.k8s.io", "priorityclasses")?;
     let cluster =
         "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.";

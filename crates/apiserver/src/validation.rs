@@ -12,6 +12,7 @@ mod container;
 pub(crate) mod core;
 pub(crate) mod definitions;
 pub mod field;
+pub(crate) mod flow_control;
 pub(crate) mod groups;
 pub(crate) mod networking;
 pub(crate) mod pod;

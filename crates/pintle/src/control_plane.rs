@@ -11,6 +11,7 @@ use pintle_apiserver::listener;
 use pintle_client::{Clients, Informers};
 use pintle_pki::ClusterPki;
 use pintle_store::embedded::Options as StoreOptions;
+use pintle_store::seal::AesGcm;
 use pintle_store::{EmbeddedStore, Store};
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -44,7 +45,9 @@ impl ControlPlane {
             ("certificate renewal", Ok(()))
         });
         let path = paths.store();
-        let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(&path, &StoreOptions::default())).await??;
+        let seal = AesGcm::new(pki.encryption_key().bytes(), &["/registry/secrets/"])?;
+        let options = StoreOptions { seal: Some(Arc::new(seal)), ..StoreOptions::default() };
+        let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(&path, &options)).await??;
         let store = Arc::new(store);
         progress.step(&format!("store open at revision {}", store.revision()));
 

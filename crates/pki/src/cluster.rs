@@ -1,7 +1,7 @@
 //! All keys and certificates of one cluster under one directory. Start at [`ClusterPki::open_or_create`].
 use crate::authority::{Issued, LEAF_LIFE};
 use crate::tls::{self, ClientAuth, ClientVerifier};
-use crate::{Authority, Clock, Error, Kubeconfig, Leaf, LeafSpec, ServiceAccountKey, files};
+use crate::{Authority, Clock, EncryptionKey, Error, Kubeconfig, Leaf, LeafSpec, ServiceAccountKey, files};
 use rustls::{ClientConfig, ServerConfig};
 use std::future::Future;
 use std::net::IpAddr;
@@ -60,6 +60,7 @@ struct Inner {
     authority: Arc<Authority>,
     front_proxy_authority: Arc<Authority>,
     service_account_key: ServiceAccountKey,
+    encryption_key: EncryptionKey,
     apiserver: Arc<Leaf>,
     kubelet_client: Arc<Leaf>,
     admin: Arc<Leaf>,
@@ -99,6 +100,7 @@ impl ClusterPki {
         leafs.push((front_proxy_client.clone(), front_proxy_authority.clone()));
         Ok(ClusterPki(Arc::new(Inner {
             service_account_key: ServiceAccountKey::open_or_create(&dir.join("service-account.pem"))?,
+            encryption_key: EncryptionKey::open_or_create(&dir.join("encryption.key"))?,
             dir: dir.to_owned(),
             authority,
             front_proxy_authority,
@@ -124,6 +126,11 @@ impl ClusterPki {
     /// The key that signs service-account tokens.
     pub fn service_account_key(&self) -> &ServiceAccountKey {
         &self.0.service_account_key
+    }
+
+    /// The key with which Secrets are encrypted on disk.
+    pub fn encryption_key(&self) -> &EncryptionKey {
+        &self.0.encryption_key
     }
 
     /// The API server's serving certificate.

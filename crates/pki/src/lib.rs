@@ -6,6 +6,7 @@
 pub mod authority;
 pub mod clock;
 pub mod cluster;
+pub mod encryption_key;
 mod files;
 pub mod held;
 pub mod kubeconfig;
@@ -17,6 +18,7 @@ pub mod tls;
 pub use authority::Authority;
 pub use clock::Clock;
 pub use cluster::{ClusterPki, Params};
+pub use encryption_key::EncryptionKey;
 pub use held::{Held, Trusted};
 pub use kubeconfig::Kubeconfig;
 pub use leaf::{Leaf, LeafSpec};

@@ -8,6 +8,7 @@ mod history;
 mod state;
 mod watchers;
 
+use crate::seal::Seal;
 use crate::{Compare, Error, KeyValue, Op, RangeResult, Revision, Store, TxnOutcome, Watch};
 use file::{Change, File};
 use parking_lot::RwLock;
@@ -23,18 +24,20 @@ const QUEUE: usize = 4096;
 /// How many transactions share one fsync at most.
 const BATCH: usize = 1024;
 
-/// How an [`EmbeddedStore`] keeps history.
-#[derive(Clone, Debug)]
+/// How an [`EmbeddedStore`] keeps history and what it encrypts.
+#[derive(Clone)]
 pub struct Options {
     /// How many bytes of past values watches and paged lists may reach back to.
     pub history_bytes: usize,
     /// How many changes a watch may lag behind before it has to start over.
     pub watch_lag: usize,
+    /// Encrypts values on disk; none: all are kept plain.
+    pub seal: Option<Arc<dyn Seal>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { history_bytes: 16 << 20, watch_lag: 1 << 16 }
+        Options { history_bytes: 16 << 20, watch_lag: 1 << 16, seal: None }
     }
 }
 
@@ -60,7 +63,7 @@ enum Request {
 impl EmbeddedStore {
     /// Opens the store at `path`, creating it if there is none. Reads and checks everything; a damaged file is refused.
     pub fn open(path: &Path, options: &Options) -> Result<Self, Error> {
-        let (file, revision, live) = File::open(path)?;
+        let (file, revision, live) = File::open(path, options.seal.clone())?;
         let state = State::new(revision, live, options);
         let shared = Arc::new(Shared { revision: AtomicU64::new(revision), state: RwLock::new(state) });
         let (requests, queue) = mpsc::channel(QUEUE);

@@ -2,6 +2,7 @@
 use bytes::Bytes;
 
 pub mod embedded;
+pub mod seal;
 
 pub use embedded::EmbeddedStore;
 

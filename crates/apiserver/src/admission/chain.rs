@@ -2,8 +2,8 @@
 use super::dynamic::Dynamic;
 use super::{Admission, Attributes, Operation};
 use super::{
-    default_class, limit_ranger, namespace_lifecycle, node_restriction, node_taint, object_in_use, pod_security,
-    pod_tolerations, priority, runtime_class, service_account,
+    certificates, default_class, limit_ranger, namespace_lifecycle, node_restriction, node_taint, object_in_use,
+    pod_security, pod_tolerations, priority, runtime_class, service_account,
 };
 use crate::authz::default::ClusterAuthorizer;
 use crate::authz::{escalation, rbac};
@@ -99,6 +99,9 @@ impl ClusterAdmission {
                     old: attributes.old,
                 };
                 escalation::check(&write, object, &self.authorizer)
+            }
+            ("certificates.k8s.io", "certificatesigningrequests") => {
+                certificates::validate(attributes, object, &self.authorizer)
             }
             ("", "pods") if whole && attributes.operation == Operation::Create => {
                 limit_ranger::validate(attributes, object, registry).await?;

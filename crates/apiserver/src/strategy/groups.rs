@@ -5,7 +5,9 @@ use super::{
     rules::{Generation, Rules, Status},
 };
 use crate::defaults::{admissionregistration, small_groups as defaults, storage};
-use crate::validation::{api_services, groups as rules, networking, policies, rbac, storage as volumes, webhooks};
+use crate::validation::{
+    api_services, flow_control, groups as rules, networking, policies, rbac, storage as volumes, webhooks,
+};
 use crate::value::{Fill, Object, Read};
 use pintle_api::names;
 use serde_json::{Value, json};
@@ -239,9 +241,23 @@ static HORIZONTAL_POD_AUTOSCALER: Rules = Rules {
 pub(super) static HORIZONTAL_POD_AUTOSCALER_V1: Rules =
     Rules { default: Some(defaults::horizontal_pod_autoscaler_v1), ..HORIZONTAL_POD_AUTOSCALER };
 
-static FLOW_SCHEMA: Rules = Rules { default: Some(defaults::flow_schema), ..Rules::WITH_STATUS };
+static FLOW_SCHEMA: Rules = Rules {
+    validate: flow_control::flow_schema,
+    validate_update: |new, _| flow_control::flow_schema(new),
+    validate_status_update: |new, _| flow_control::status(new),
+    default: Some(defaults::flow_schema),
+    status_update: |new, old| generic::keep_metadata(new, old, generic::STATUS_METADATA),
+    unconditional_update: false,
+    standard_finalizers: false,
+    ..Rules::WITH_STATUS
+};
 
-static PRIORITY_LEVEL: Rules = Rules { default: Some(defaults::priority_level_configuration), ..Rules::WITH_STATUS };
+static PRIORITY_LEVEL: Rules = Rules {
+    validate: flow_control::priority_level,
+    validate_update: |new, _| flow_control::priority_level(new),
+    default: Some(defaults::priority_level_configuration),
+    ..FLOW_SCHEMA
+};
 
 static VALIDATING_WEBHOOKS: Rules = Rules {
     validate: webhooks::configuration,

@@ -2,11 +2,13 @@
 //!
 //! A row is `crc32c | create_revision | mod_revision | value` (little-endian); the checksum covers key and row, so that a
 //! bit that flipped on disk is found when the file is read, which is at every start.
+use crate::seal::Seal;
 use crate::{Error, Event, KeyValue, Revision};
 use bytes::Bytes;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub(super) type Change = Event;
 
@@ -23,14 +25,25 @@ const HEADER: usize = 20;
 pub(super) struct File {
     path: PathBuf,
     database: Option<Database>,
+    seal: Option<Arc<dyn Seal>>,
 }
 
 impl File {
     /// Opens or creates the file and reads all of it.
-    pub(super) fn open(path: &Path) -> Result<(Self, Revision, BTreeMap<Bytes, KeyValue>), Error> {
+    pub(super) fn open(
+        path: &Path,
+        seal: Option<Arc<dyn Seal>>,
+    ) -> Result<(Self, Revision, BTreeMap<Bytes, KeyValue>), Error> {
         let database = open_database(path)?;
-        let (revision, live) = load(&database).map_err(|problem| damaged(path, &problem))?;
-        Ok((File { path: path.to_owned(), database: Some(database) }, revision, live))
+        let (revision, mut live) = load(&database).map_err(|problem| damaged(path, &problem))?;
+        if let Some(seal) = &seal {
+            for kv in live.values_mut() {
+                if let Some(value) = seal.open(&kv.key, &kv.value)? {
+                    kv.value = value.into();
+                }
+            }
+        }
+        Ok((File { path: path.to_owned(), database: Some(database), seal }, revision, live))
     }
 
     /// Writes the changes of a batch in one transaction; durable when it returns.
@@ -39,10 +52,23 @@ impl File {
             Some(database) => database,
             None => open_database(&self.path)?,
         };
+        let sealed = self.sealed(changes)?;
         // On failure the handle is dropped: redb refuses work after an I/O error until the file is opened again.
-        write(&database, revision, changes).map_err(io_error)?;
+        write(&database, revision, changes, &sealed).map_err(io_error)?;
         self.database = Some(database);
         Ok(())
+    }
+
+    /// The values that are encrypted, by their place among `changes`.
+    fn sealed(&self, changes: &[Change]) -> Result<HashMap<usize, Vec<u8>>, Error> {
+        let mut sealed = HashMap::new();
+        let Some(seal) = &self.seal else { return Ok(sealed) };
+        for (i, kv) in changes.iter().enumerate().filter_map(|(i, change)| Some((i, change.current.as_ref()?))) {
+            if let Some(value) = seal.seal(&kv.key, &kv.value)? {
+                sealed.insert(i, value);
+            }
+        }
+        Ok(sealed)
     }
 
     /// Copies the committed state to a new file at `path`.
@@ -107,15 +133,20 @@ fn load(database: &Database) -> Result<(Revision, BTreeMap<Bytes, KeyValue>), St
     Ok((revision, live))
 }
 
-fn write(database: &Database, revision: Revision, changes: &[Change]) -> Result<(), redb::Error> {
+fn write(
+    database: &Database,
+    revision: Revision,
+    changes: &[Change],
+    sealed: &HashMap<usize, Vec<u8>>,
+) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     {
         let mut live = transaction.open_table(LIVE)?;
         let mut row = Vec::new();
-        for change in changes {
+        for (i, change) in changes.iter().enumerate() {
             match &change.current {
                 Some(kv) => {
-                    encode(kv, &mut row);
+                    encode(kv, sealed.get(&i).map_or(&kv.value, Vec::as_slice), &mut row);
                     live.insert(&change.key[..], &row[..])?;
                 }
                 None => {
@@ -160,12 +191,12 @@ fn checksum(key: &[u8], body: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(key), body)
 }
 
-fn encode(kv: &KeyValue, row: &mut Vec<u8>) {
+fn encode(kv: &KeyValue, value: &[u8], row: &mut Vec<u8>) {
     row.clear();
     row.extend_from_slice(&[0; 4]);
     row.extend_from_slice(&kv.create_revision.to_le_bytes());
     row.extend_from_slice(&kv.mod_revision.to_le_bytes());
-    row.extend_from_slice(&kv.value);
+    row.extend_from_slice(value);
     let sum = checksum(&kv.key, &row[4..]);
     row[..4].copy_from_slice(&sum.to_le_bytes());
 }
@@ -192,7 +223,7 @@ mod tests {
     fn a_row_with_a_flipped_bit_is_refused() {
         let kv = KeyValue { key: "k".into(), value: "value".into(), create_revision: 3, mod_revision: 7 };
         let mut row = Vec::new();
-        encode(&kv, &mut row);
+        encode(&kv, &kv.value, &mut row);
         assert_eq!(decode(b"k", &row), Some(kv));
         for bit in 0..row.len() * 8 {
             let mut flipped = row.clone();
