@@ -84,7 +84,8 @@ pub fn header<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
     headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
-fn not_acceptable() -> ApiError {
+/// Nothing that the client accepts can be given.
+pub(crate) fn not_acceptable() -> ApiError {
     let text = format!("406: Not Acceptable\n\nAvailable representations: {}", ACCEPTED.join(", "));
     let mut error = ApiError::new(406, Reason::NotAcceptable, text);
     error.details_mut();

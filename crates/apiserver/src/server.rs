@@ -17,7 +17,7 @@ use crate::context::RequestContext;
 use crate::definitions;
 use crate::event_ttl;
 use crate::metrics::Metrics;
-use crate::negotiate::{Negotiation, header};
+use crate::negotiate::{Negotiation, View, header, not_acceptable};
 use crate::registry::Registry;
 use crate::request_info::RequestInfo;
 use crate::respond;
@@ -27,6 +27,7 @@ use futures::future::BoxFuture;
 use http::header::{HeaderName, HeaderValue, USER_AGENT, WWW_AUTHENTICATE};
 use http::{Request, Response};
 use pintle_api::field::go_quote;
+use pintle_api::meta::ObjectExt;
 use pintle_api::scheme::GroupResource;
 use pintle_api::status::{ApiError, Reason};
 use pintle_api::user::UserInfo;
@@ -216,6 +217,10 @@ impl ApiServer {
     ) -> Result<Response<Body>, ApiError> {
         match rest.handle(request, self.registry()).await? {
             SpecialResponse::Raw(response) => Ok(response),
+            // Reviews are neither stored nor shown in tables.
+            SpecialResponse::Object(_, object) if negotiation.view != View::Whole && is_review(&object) => {
+                Err(not_acceptable())
+            }
             SpecialResponse::Object(status, object) => respond::value(status, &negotiation, &object),
         }
     }
@@ -233,6 +238,10 @@ async fn within(
             .await
             .unwrap_or_else(|_| Err(ApiError::timeout("request did not complete within the allotted timeout", 0))),
     }
+}
+
+fn is_review(object: &serde_json::Value) -> bool {
+    object.kind().ends_with("Review")
 }
 
 async fn refuse(error: &ApiError, negotiation: &Negotiation, body: RequestBody) -> Response<Body> {

@@ -2,7 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test helpers")]
 mod common;
 use common::Server;
+use pintle_apiserver::special::Specials;
+use pintle_apiserver::special::identity_review::SelfSubjectReview;
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
@@ -293,4 +296,15 @@ async fn an_ip_address_is_named_by_its_canonical_form() {
     let (code, _, message) = server.post(uri, &address("FE80::1")).await.failure();
     assert_eq!(code, 422);
     assert!(message.contains("must be in canonical form (\"fe80::1\")"), "{message}");
+}
+
+#[tokio::test]
+async fn reviews_are_not_shown_as_tables() {
+    let mut specials = Specials::default();
+    specials.register("authentication.k8s.io", "selfsubjectreviews", "", Arc::new(SelfSubjectReview));
+    let server = Server::with_specials(specials);
+    let uri = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+    let table = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
+    assert_eq!(server.call("POST", uri, &table, "{}").await.failure().0, 406);
+    assert_eq!(server.call("POST", uri, &[], "{}").await.ok()["kind"], "SelfSubjectReview");
 }
