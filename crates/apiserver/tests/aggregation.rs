@@ -10,6 +10,7 @@ use pintle_apiserver::admission::ClusterAdmission;
 use pintle_apiserver::aggregator::Aggregator;
 use pintle_apiserver::registry::Registry;
 use pintle_apiserver::special::Specials;
+use pintle_pki::tls::{ClientAuth, server_config};
 use pintle_pki::{ClusterPki, LeafSpec, Params};
 use pintle_store::embedded::{EmbeddedStore, Options};
 use serde_json::{Value, json};
@@ -20,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 /// An extension server that tells what it is asked.
 async fn extension(pki: &ClusterPki) -> (u16, mpsc::UnboundedReceiver<(String, HeaderMap)>) {
     let leaf = pki.leaf("extension", LeafSpec::server("x", vec!["ext.default.svc".to_owned()])).unwrap();
-    let tls = tokio_rustls::TlsAcceptor::from(Arc::new(pki.kubelet_tls(leaf).unwrap()));
+    let tls = server_config(leaf, pki.authority(), ClientAuth::Requested, &["http/1.1"]).unwrap();
+    let tls = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
     let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = socket.local_addr().unwrap().port();
     let (told, asked) = mpsc::unbounded_channel();

@@ -384,7 +384,7 @@ async fn a_kubelet_is_kept_to_its_node() {
         (403, r#"nodes "n2" is forbidden: node "n1" is not allowed to modify node "n2""#)
     );
     // What every node's network needs (pods, nodes, services), a kubelet may read; nothing that is others' alone.
-    for path in ["/api/v1/secrets", "/api/v1/configmaps", "/api/v1/persistentvolumes"] {
+    for path in ["/api/v1/secrets", "/api/v1/configmaps"] {
         assert_eq!(cluster.refused(n1(), Method::GET, path, Value::Null).await.0, 403, "{path}");
     }
     for path in ["/api/v1/pods?fieldSelector=spec.nodeName%3Dn1", "/api/v1/nodes/n1", "/api/v1/services"] {
