@@ -217,6 +217,9 @@ async fn begin(
         let wish = Wish { life: Some(TOKEN_LIFE), one_time: true, description: format!("node {}", node.name) };
         let token = token::create(client, authority.public_key_hash()?, &wish).await?;
         write_private(&files.token(), token.to_string().as_bytes())?;
+    } else if files.token().exists() {
+        // It has done its work.
+        fs::remove_file(files.token())?;
     }
     let executable = std::env::current_exe().context("cannot find this program")?;
     let text = |path: &Path| path.display().to_string();
@@ -235,15 +238,16 @@ async fn begin(
             text(&files.agent.data),
             "--server".into(),
             format!("https://{}:{}", machine.host(), instance.https_port),
-            "--token-file".into(),
-            text(&files.token()),
             "--node-name".into(),
             node.name.clone(),
             "--node-ip".into(),
             machine.address(node.number).to_string(),
             "--share-images".into(),
             text(&crate::node::runtime_root(paths)),
-        ],
+        ]
+        .into_iter()
+        .chain((!joined).then(|| ["--token-file".into(), text(&files.token())]).into_iter().flatten())
+        .collect(),
         log: files.agent.log(),
     };
     write_private(&files.spec(), &serde_json::to_vec(&spec)?)?;

@@ -21,7 +21,7 @@ pub async fn certificates(wish: &Wish, progress: &Progress) -> Result<Arc<Certif
             "this node is not part of a cluster yet: say --token TOKEN, which `pintle token create` on the server prints"
         )
     };
-    let authority = discover(wish, token).await?;
+    let authority = discover(wish, token, progress).await?;
     progress.step(&format!("the server at {} is the token's", wish.server));
     let certificates = Certificates::install(&wish.paths, &authority)?;
     let tls = tls::held_client_config(None, certificates.authority().certificate())?;
@@ -53,7 +53,7 @@ fn explain(error: certificates::RequestError, token: &Token) -> anyhow::Error {
 
 /// The certificate of the cluster's authority, if its public key has the hash in `token`: the token's secret is not said
 /// before.
-async fn discover(wish: &Wish, token: &Token) -> Result<String> {
+async fn discover(wish: &Wish, token: &Token, progress: &Progress) -> Result<String> {
     let client = Remote::new(wish.server.clone(), tls::unverified_client_config()?).client();
     let mut told = false;
     let pem = loop {
@@ -69,7 +69,10 @@ async fn discover(wish: &Wish, token: &Token) -> Result<String> {
                 }
                 Some(_) => {
                     if !std::mem::replace(&mut told, true) {
-                        tracing::warn!(%error, server = %wish.server, "cannot reach the server yet, will try again");
+                        progress.step(&format!(
+                            "waiting for the server at {}, which does not answer: {error}",
+                            wish.server
+                        ));
                     }
                 }
             },
