@@ -134,9 +134,9 @@ impl Rewrite {
             out.extend_from_slice(&after[..sign]);
             let (value, quoted) = value(&after[sign..]);
             let is_url = urls.iter().any(|url| key.eq_ignore_ascii_case(url.as_bytes()));
-            match std::str::from_utf8(value).ok().filter(|_| is_url) {
+            match value.and_then(|value| std::str::from_utf8(value).ok()).filter(|_| is_url) {
                 Some(url) => {
-                    let quote = &after[sign..sign + usize::from(quoted > value.len())];
+                    let quote = &after[sign..sign + usize::from(quoted > url.len())];
                     out.extend_from_slice(quote);
                     out.extend_from_slice(self.url(url).as_bytes());
                     out.extend_from_slice(quote);
@@ -174,20 +174,19 @@ fn split_host(rest: &str) -> (&str, &str) {
     rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()))
 }
 
-/// An attribute's value at the beginning of `text`, and its length with the quotes.
-fn value(text: &[u8]) -> (&[u8], usize) {
+/// An attribute's value at the beginning of `text`, and its length with the quotes; `None` if the page ends within.
+fn value(text: &[u8]) -> (Option<&[u8]>, usize) {
     match text.first() {
         Some(quote @ (b'"' | b'\'')) => {
             let inner = &text[1..];
             match inner.iter().position(|byte| byte == quote) {
-                Some(end) => (&inner[..end], end + 2),
-                // The page ends within.
-                None => (&text[..0], text.len()),
+                Some(end) => (Some(&inner[..end]), end + 2),
+                None => (None, text.len()),
             }
         }
         _ => {
             let end = text.iter().take_while(|byte| !byte.is_ascii_whitespace() && **byte != b'>').count();
-            (&text[..end], end)
+            (Some(&text[..end]), end)
         }
     }
 }
