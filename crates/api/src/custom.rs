@@ -10,6 +10,7 @@ pub mod definition;
 pub mod version;
 
 use std::{
+    any::Any,
     collections::BTreeMap,
     fmt,
     sync::{Arc, LazyLock, OnceLock},
@@ -55,6 +56,7 @@ pub struct Custom {
     pub preserve_unknown: bool,
     version: String,
     schemas: Arc<Schemas>,
+    rules: OnceLock<Option<Box<dyn Any + Send + Sync>>>,
 }
 
 /// The schemas of all versions, parsed when an object is first read or written.
@@ -102,6 +104,17 @@ impl Custom {
     pub fn ownership(&self) -> &apply::Schema {
         static UNKNOWN: LazyLock<apply::Schema> = LazyLock::new(|| apply::Schema::of(&Value::Null, true));
         self.schemas.all().get(&self.version).map_or(&UNKNOWN, |parsed| &parsed.owned)
+    }
+
+    /// What `make` compiles of this version's `openAPIV3Schema`, once: its rules, whose form is the caller's.
+    pub fn rules(&self, make: impl FnOnce(&Value) -> Box<dyn Any + Send + Sync>) -> Option<&(dyn Any + Send + Sync)> {
+        let compile = || {
+            let definition: Value = serde_json::from_slice(&self.schemas.source).ok()?;
+            let versions = definition["spec"]["versions"].as_array()?;
+            let version = versions.iter().find(|version| version["name"] == self.version.as_str())?;
+            Some(make(version.get("schema")?.get("openAPIV3Schema")?))
+        };
+        self.rules.get_or_init(compile).as_deref()
     }
 
     /// The definition as it is stored.
@@ -258,6 +271,7 @@ impl Definition {
                 preserve_unknown: self.spec.preserve_unknown_fields,
                 version: version.name.clone(),
                 schemas: schemas.clone(),
+                rules: OnceLock::new(),
             })),
         }
     }

@@ -5,10 +5,12 @@
 //! |---|---|
 //! | [`plan`] | decides which names are accepted and what the conditions say |
 //! | [`approval`] | reads the approval that community groups need |
+//! | [`rules`] | compiles and asks `x-kubernetes-validations` |
 //! | [`cleanup`] | deletes the objects of a definition that is going away |
 pub(crate) mod approval;
 mod cleanup;
 mod plan;
+pub(crate) mod rules;
 
 use crate::context::RequestContext;
 use crate::follow::follow;

@@ -337,6 +337,29 @@ async fn the_documents_of_openapi_follow_the_definitions() {
 }
 
 #[tokio::test]
+async fn rules_judge_objects_and_their_changes() {
+    let server = Server::start();
+    let mut schema = sized();
+    schema["properties"]["spec"]["x-kubernetes-validations"] =
+        json!([{"rule": "self.size > 1 && (self.color == oldSelf.color)", "message": "too small, or another color"}]);
+    let mut wrong = definition(schema.clone());
+    wrong["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["x-kubernetes-validations"][0]["rule"] =
+        json!("self.weight > 1");
+    let refused = server.post(DEFINITIONS, &wrong).await.failure();
+    assert!(refused.2.contains("x-kubernetes-validations[0].rule"), "{}", refused.2);
+    assert!(refused.2.contains("undefined field 'weight'"), "{}", refused.2);
+    establish(&server, &definition(schema)).await;
+    server.post(WIDGETS, &widget("a", json!({"size": 1}))).await.ok();
+    let uri = format!("{WIDGETS}/a");
+    let refused = server.merge(&uri, &json!({"spec": {"color": "blue"}})).await.failure();
+    assert_eq!(
+        refused.2,
+        "Widget.example.com \"a\" is invalid: spec: Invalid value: \"object\": too small, or another color"
+    );
+    server.merge(&uri, &json!({"spec": {"size": 3}})).await.ok();
+}
+
+#[tokio::test]
 async fn custom_resources_have_no_protobuf_form() {
     let server = Server::start();
     establish(&server, &definition(sized())).await;

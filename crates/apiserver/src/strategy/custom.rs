@@ -2,6 +2,7 @@
 // upstream: apiextensions-apiserver pkg/registry/customresource
 use super::{Strategy, generic};
 use crate::context::RequestContext;
+use crate::definitions::rules::{self, Rules};
 use crate::value::same;
 use pintle_api::custom::{Custom, Scale};
 use pintle_api::field::{FieldError, Path, go_quote};
@@ -62,6 +63,7 @@ impl Strategy for Custom {
             errors.extend(embedded::validate(object, schema, false, &ROOT));
             errors.extend(lists::validate(object, schema, &ROOT));
         }
+        ask_rules(self, object, None, &mut errors);
         errors
     }
 
@@ -78,6 +80,7 @@ impl Strategy for Custom {
                 errors.extend(lists::validate(new, schema, &ROOT));
             }
         }
+        ask_rules(self, new, Some(old), &mut errors);
         errors
     }
 
@@ -94,6 +97,7 @@ impl Strategy for Custom {
                 errors.extend(wrong);
             }
         }
+        ask_rules(self, new, Some(old), &mut errors);
         errors
     }
 
@@ -107,6 +111,15 @@ impl Strategy for Custom {
 
     fn allow_unconditional_update(&self) -> bool {
         false
+    }
+}
+
+/// Asks the schema's rules, unless the form of the object is wrong already.
+fn ask_rules(custom: &Custom, object: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) {
+    let Some(rules) = Rules::of(custom) else { return };
+    match rules::blocked(errors) {
+        Some(blocked) => errors.push(blocked),
+        None => errors.extend(rules.judge(object, old)),
     }
 }
 

@@ -1,7 +1,8 @@
 //! The schemas of CustomResourceDefinitions. Start at [`validate`].
+use crate::definitions::rules::{self, Rules};
 use crate::validation::field::{Errors, Field};
 use crate::value::Read;
-use pintle_api::field::FieldError;
+use pintle_api::field::{FieldError, Path};
 use pintle_api::structural::{Additional, Schema, check};
 use serde_json::Value;
 
@@ -57,8 +58,22 @@ pub(super) fn validate(validation: &Field<'_>, has_status: bool, errors: &mut Er
         }
     }
     walk(&schema, true, &Place::default(), errors);
+    if errors.len() == before {
+        rules_compile(&schema, errors);
+    }
     if let (true, Err(why)) = (errors.len() == before, parsed) {
         errors.push(FieldError::invalid(&schema.path, "", why));
+    }
+}
+
+/// Whether the rules of the schema compile.
+fn rules_compile(schema: &Field<'_>, errors: &mut Errors) {
+    let (root, mut wrong) = (schema.path.to_string(), Vec::new());
+    Rules::compile(schema.value, &mut wrong);
+    for wrong in wrong {
+        let at = format!("{root}{}.x-kubernetes-validations[{}].{}", wrong.at, wrong.index, wrong.part);
+        let why = wrong.why.replace(rules::ROOT, &root);
+        errors.push(FieldError::invalid(&Path::root(&at), &wrong.rule, why));
     }
 }
 
