@@ -9,10 +9,11 @@
 //! | [`metrics`] | `metrics.k8s.io`: what nodes and pods use |
 //! | [`websocket`] | a body over a WebSocket, for `pods/log` |
 //! | [`http_proxy`] | `pods/proxy`, `services/proxy`, `nodes/proxy` |
+//! | `links` | links of what is proxied lead through the proxy |
 pub mod http_proxy;
 pub mod kubelet;
+mod links;
 pub mod metrics;
-mod rewrite;
 pub mod streams;
 pub mod transport;
 mod websocket;

@@ -1,7 +1,7 @@
 //! `pods/proxy`, `services/proxy` and `nodes/proxy`: plain HTTP through the API server.
 // upstream: pkg/registry/core/{pod,service,node}/rest, apimachinery pkg/util/proxy
 use super::kubelet::Kubelets;
-use super::rewrite::Rewrite;
+use super::links::Links;
 use super::transport::{self, Backend};
 use crate::body::Body;
 use crate::registry::Registry;
@@ -9,7 +9,7 @@ use crate::request_info::RequestInfo;
 use crate::special::{SpecialRequest, SpecialResponse, SpecialRest};
 use crate::value::Read;
 use async_trait::async_trait;
-use http::{HeaderValue, Method, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
 use hyper::upgrade::OnUpgrade;
 use pintle_api::status::ApiError;
 use pintle_pki::Error;
@@ -94,25 +94,25 @@ impl SpecialRest for HttpProxy {
         let path = path.parse().map_err(|error| ApiError::bad_request(format!("invalid request path: {error}")))?;
         let whole = parts.uri.path();
         let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
-        let rewrite = Rewrite {
-            prefix: whole.strip_suffix(rest).unwrap_or(whole).trim_end_matches('/').to_owned(),
+        let links = Links {
+            prefix: whole.strip_suffix(rest).unwrap_or(whole).to_owned(),
             backend: backend.address(),
-            host: host
+            requested: host
                 .or_else(|| parts.uri.authority().map(http::uri::Authority::as_str))
                 .unwrap_or_default()
                 .to_owned(),
         };
-        let own = rewrite.headers(rest);
+        let mut own = HeaderMap::new();
+        if let Ok(uri) = HeaderValue::try_from(whole) {
+            own.insert("x-forwarded-uri", uri);
+        }
         let client = parts.extensions.remove::<OnUpgrade>();
         let sent = backend.send_with(parts.method, path, &parts.headers, own, body).await;
         let response = sent.map_err(|error| {
             let text = format!("error trying to reach service: {error}");
             ApiError::service_unavailable(text)
         })?;
-        let answer = rewrite.apply(transport::answer(response, client)).await;
-        answer
-            .map(SpecialResponse::Raw)
-            .map_err(|error| ApiError::service_unavailable(format!("error trying to reach service: {error}")))
+        Ok(SpecialResponse::Raw(links.rewrite(transport::answer(response, client))))
     }
 
     /// Any method is passed on, also those that are no verb of the API.
