@@ -24,6 +24,8 @@ use std::time::Duration;
 const WORKERS: usize = 5;
 /// How often all quotas are counted again (upstream: `--resource-quota-sync-period`).
 const RECOUNT: Duration = Duration::from_secs(300);
+/// Resources of the core group that are counted in the process's own copies.
+const FOLLOWED: [&str; 3] = ["pods", "services", "persistentvolumeclaims"];
 
 type Amounts = BTreeMap<String, Quantity>;
 
@@ -68,28 +70,28 @@ pub(crate) async fn run(cx: Context) {
             }
         }
     };
-    cx.deletions.listen(wake.clone());
+    let woken = wake.clone();
+    cx.deletions.listen(move |group, plural, in_namespace| {
+        // The local copies that these are counted in may not know of the deletion yet: they tell of it themselves.
+        if !(group.is_empty() && FOLLOWED.contains(&plural)) {
+            woken(group, plural, in_namespace);
+        }
+    });
     let woken = wake.clone();
     controller.pods.on_change(move |change| {
-        if let Change::Updated(old, new) = change
-            && pod_frees(old, new)
-        {
-            woken("", "pods", namespace(new.as_ref()));
+        if frees(change, pod_frees) {
+            woken("", "pods", namespace(change.object().as_ref()));
         }
     });
     let woken = wake.clone();
     controller.services.on_change(move |change| {
-        if let Change::Updated(old, new) = change
-            && old.spec != new.spec
-        {
-            woken("", "services", namespace(new.as_ref()));
+        if frees(change, |old, new| old.spec != new.spec) {
+            woken("", "services", namespace(change.object().as_ref()));
         }
     });
     controller.claims.on_change(move |change| {
-        if let Change::Updated(old, new) = change
-            && claim_size(old) != claim_size(new)
-        {
-            wake("", "persistentvolumeclaims", namespace(new.as_ref()));
+        if frees(change, |old, new| claim_size(old) != claim_size(new)) {
+            wake("", "persistentvolumeclaims", namespace(change.object().as_ref()));
         }
     });
     let all = &controller;
@@ -108,6 +110,15 @@ pub(crate) async fn run(cx: Context) {
 
 fn hard(quota: &ResourceQuota) -> Amounts {
     quota.spec.as_ref().and_then(|spec| spec.hard.clone()).unwrap_or_default()
+}
+
+/// True if a change may free what an object uses: it is gone, or was changed in a way that `by_update` says.
+fn frees<K>(change: &Change<'_, K>, by_update: impl Fn(&K, &K) -> bool) -> bool {
+    match change {
+        Change::Added(_) => false,
+        Change::Updated(old, new) => by_update(old, new),
+        Change::Deleted(_) => true,
+    }
 }
 
 /// True if a change of a pod may free what it uses: it ended, or is resized, or leaves a scope.
@@ -254,6 +265,14 @@ mod tests {
         let used: Vec<(String, String)> =
             status.used.unwrap().into_iter().map(|(name, amount)| (name, amount.0)).collect();
         assert_eq!(used, [("pods".to_owned(), "2".to_owned()), ("requests.cpu".to_owned(), "100m".to_owned())]);
+    }
+
+    #[test]
+    fn a_pod_that_is_gone_frees_what_it_used() {
+        let pod = Arc::new(Pod::default());
+        assert!(frees(&Change::Deleted(&pod), pod_frees));
+        assert!(!frees(&Change::Added(&pod), pod_frees));
+        assert!(!frees(&Change::Updated(&pod, &pod), pod_frees));
     }
 
     #[test]
