@@ -17,7 +17,7 @@ mod reinvocation;
 mod resource_quota;
 mod runtime_class;
 mod service_account;
-mod webhooks;
+pub(crate) mod webhooks;
 
 pub use chain::ClusterAdmission;
 pub(crate) use matching::conditions::{Expression, environment};

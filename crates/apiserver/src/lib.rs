@@ -20,6 +20,7 @@ pub mod bootstrap;
 pub mod codec;
 pub mod compaction;
 pub mod context;
+mod conversion;
 pub mod defaults;
 pub mod definitions;
 pub mod diff;

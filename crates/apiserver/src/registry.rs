@@ -10,6 +10,7 @@ mod read;
 mod update;
 mod write;
 
+use crate::conversion::Converters;
 use crate::watch_cache::WatchCache;
 use arc_swap::ArcSwap;
 use pintle_api::scheme::{Resource, Scheme};
@@ -36,6 +37,7 @@ struct Inner {
     /// The resources that are no custom ones.
     own: Arc<Scheme>,
     cache: Arc<WatchCache>,
+    converters: Converters,
 }
 
 impl std::fmt::Debug for Registry {
@@ -51,7 +53,13 @@ impl Registry {
         for resource in scheme.resources().filter(|resource| resource.is_stored()) {
             cache.ring(resource.storage_prefix().as_bytes());
         }
-        Registry(Arc::new(Inner { store, own: scheme.clone(), scheme: ArcSwap::new(scheme), cache }))
+Registry(Arc::new(Inner {
+            store,
+            own: scheme.clone(),
+            scheme: ArcSwap::new(scheme),
+            cache,
+            converters: Converters::default(),
+        }))
     }
 
     /// The resources that are served now.

@@ -1,6 +1,6 @@
 //! Admission webhooks: registered configurations in memory, called in order or at once. Start at [`Webhooks`].
 // upstream: apiserver pkg/admission/plugin/webhook
-mod client;
+pub(crate) mod client;
 mod configuration;
 mod review;
 

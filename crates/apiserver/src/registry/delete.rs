@@ -1,6 +1,6 @@
 //! Deleting objects: grace periods, finalizers, preconditions, collections.
 use super::metadata::{FOREGROUND_DELETION, ORPHAN_DEPENDENTS};
-use super::write::{Committed, RETRIES, Write, Written, encode_for_storage};
+use super::write::{Committed, RETRIES, Write, Written};
 use super::{Registry, object_key, store_error};
 use crate::admission::Operation;
 use crate::strategy::SideWrites;
@@ -69,7 +69,7 @@ impl Registry {
         for _ in 0..RETRIES {
             let stored = self.store().get(&key).await.map_err(store_error)?;
             let stored = stored.ok_or_else(|| ApiError::not_found(write.resource.group_resource(), name))?;
-            let old = self.load(write.resource, &stored.value)?;
+            let old = self.open(write.resource, &stored.value).await?;
             check_preconditions(write.resource, &old, options)?;
             write.admit(self, Operation::Delete, name, None, Some(&old)).await?;
             write.admit_valid(self, Operation::Delete, name, None, Some(&old)).await?;
@@ -108,7 +108,11 @@ impl Registry {
         let op = Op::Delete { key: key.to_vec().into() };
         let Some(revision) = self.transact(key.to_vec(), stored.mod_revision, op, side).await? else { return Ok(None) };
         object.set_meta_str("resourceVersion", revision.to_string());
-        Ok(Some(Written { object, bytes: encode_for_storage(write.resource, last)?.stamped(revision), created: false }))
+        Ok(Some(Written {
+            object,
+            bytes: self.encode_stored(write.resource, last).await?.stamped(revision),
+            created: false,
+        }))
     }
 }
 

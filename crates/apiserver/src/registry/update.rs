@@ -73,7 +73,7 @@ impl Registry {
         change: Change<'_>,
     ) -> Result<Committed, ApiError> {
         let strategy = write.strategy();
-        let old = self.load(write.resource, &stored.value)?;
+        let old = self.open(write.resource, &stored.value).await?;
         let mut new = change(Some(&old))?;
         metadata::set_type(write.resource, &mut new);
         strategy.default(&mut new);

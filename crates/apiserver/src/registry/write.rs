@@ -2,6 +2,7 @@
 use super::{Registry, decode_stored, store_error};
 use crate::admission::{Admission, Attributes, Operation};
 use crate::context::RequestContext;
+use crate::conversion;
 use crate::encode::{Encoded, encode};
 use crate::strategy::{self, SideWrites, Strategy};
 use bytes::Bytes;
@@ -148,7 +149,7 @@ impl Registry {
         mut object: Value,
         side: SideWrites,
     ) -> Result<Committed, ApiError> {
-        let encoded = encode_for_storage(write.resource, &object)?;
+        let encoded = self.encode_stored(write.resource, &object).await?;
         let (bytes, revision) = if write.dry_run {
             let revision = old.map(|kv| kv.mod_revision);
             object.set_meta_str("resourceVersion", "");
@@ -180,6 +181,48 @@ impl Registry {
             TxnOutcome::Committed(revision) => Ok(Some(revision)),
             TxnOutcome::Conflict(_) => Ok(None),
         }
+    }
+
+    /// A stored object in the version of `resource`, also where a webhook has to convert it.
+    pub(crate) async fn open(&self, resource: &Resource, stored: &[u8]) -> Result<Value, ApiError> {
+        if conversion::webhook(resource).is_none() {
+            return self.load(resource, stored);
+        }
+        let mut opened = self.open_all(resource, &[stored]).await?;
+        opened.pop().ok_or_else(|| ApiError::internal("nothing was converted"))
+    }
+
+    /// As [`Registry::open`] for many objects, which are converted in one go.
+    async fn open_all(&self, resource: &Resource, stored: &[&[u8]]) -> Result<Vec<Value>, ApiError> {
+        let revive = |stored: &&[u8]| {
+            let mut object = decode_stored(stored)?;
+            if let Some(custom) = &resource.custom {
+                custom.revive(&mut object).map_err(ApiError::internal)?;
+            }
+            Ok(object)
+        };
+        let objects = stored.iter().map(revive).collect::<Result<Vec<Value>, ApiError>>()?;
+        self.0.converters.convert(self, resource, &resource.api_version(), objects).await
+    }
+
+    /// Stored objects in the version of `resource` as far as webhooks have to convert them; [`Registry::load`] does the rest.
+    pub(crate) async fn converted(&self, resource: &Resource, stored: Vec<Bytes>) -> Result<Vec<Bytes>, ApiError> {
+        if conversion::webhook(resource).is_none() {
+            return Ok(stored);
+        }
+        let all: Vec<&[u8]> = stored.iter().map(|bytes| &bytes[..]).collect();
+        let objects = self.open_all(resource, &all).await?;
+        Ok(objects.iter().map(|object| Bytes::from(object.to_string())).collect())
+    }
+
+    /// `object` as it is stored.
+    pub(super) async fn encode_stored(&self, resource: &Resource, object: &Value) -> Result<Encoded, ApiError> {
+        if conversion::webhook(resource).is_none() {
+            return encode_for_storage(resource, object);
+        }
+        let wanted = api_version(&resource.storage_group, &resource.storage_version);
+        let converted = self.0.converters.convert(self, resource, &wanted, vec![object.clone()]).await?;
+        Ok(encode(converted.first().unwrap_or(object)))
     }
 
     /// A stored object in the version of `resource`.
@@ -219,7 +262,7 @@ pub fn is_storage_version(resource: &Resource) -> bool {
         && resource.version == resource.storage_version
 }
 
-pub(super) fn encode_for_storage(resource: &Resource, object: &Value) -> Result<Encoded, ApiError> {
+fn encode_for_storage(resource: &Resource, object: &Value) -> Result<Encoded, ApiError> {
     if is_storage_version(resource) {
         return Ok(encode(object));
     }

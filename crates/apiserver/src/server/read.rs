@@ -29,7 +29,7 @@ impl ApiServer {
             let shown = Shown::Stored(&stored.value);
             return respond::object(StatusCode::OK, &call.negotiation, &call.resource, shown, include);
         }
-        let object = self.registry().load(&call.resource, &stored.value)?;
+        let object = self.registry().open(&call.resource, &stored.value).await?;
         respond::object(StatusCode::OK, &call.negotiation, &call.resource, Shown::Value(&object), include)
     }
 
@@ -41,6 +41,7 @@ impl ApiServer {
             (page, _) => page?,
         };
         let stored: Vec<Bytes> = stored.into_iter().map(|kv| kv.value).collect();
+        let stored = self.registry().converted(&call.resource, stored).await?;
         if stored.len() < LARGE || respond::is_plain(&call.negotiation, &call.resource) {
             return respond::list(self.registry(), &call.negotiation, &call.resource, stored, &meta, include);
         }

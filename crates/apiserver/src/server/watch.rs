@@ -3,6 +3,7 @@ use super::ApiServer;
 use super::resource::Call;
 use crate::body::{Body, BoxError};
 use crate::codec::encode_object;
+use crate::conversion;
 use crate::encode::restamp;
 use crate::list_options::{ListOptions, Match};
 use crate::negotiate::{Encoding, JSON, Negotiation, View};
@@ -57,8 +58,9 @@ impl ApiServer {
             self.wait_for_revision(options.revision).await?;
             let everything = ListOptions { limit: 0, revision: None, revision_match: None::<Match>, ..options.clone() };
             let (items, meta) = self.page(call, &everything).await?;
-            for item in &items {
-                begin.push(show.frame(EventType::Added, &item.value));
+            let stored = items.into_iter().map(|kv| kv.value).collect();
+            for stored in &self.registry().converted(&call.resource, stored).await? {
+                begin.push(show.frame(EventType::Added, stored));
             }
             if options.send_initial_events == Some(true) {
                 begin.push(show.bookmark(meta.revision, true));
@@ -122,7 +124,10 @@ impl Show {
     }
 
     /// The frame of `change` as an event of this type; shared where all watchers see the same.
-    fn change(&self, change: &Change, kind: EventType) -> Bytes {
+    async fn change(&self, change: &Change, kind: EventType) -> Bytes {
+        if conversion::webhook(&self.resource).is_some() {
+            return self.converted(change, kind).await;
+        }
         let make = || match (kind, &change.current, &change.previous) {
             (EventType::Deleted, _, Some(previous)) => self.frame(kind, &restamp(previous, change.revision)),
             (_, Some(current), _) => self.frame(kind, current),
@@ -131,6 +136,19 @@ impl Show {
         match self.view {
             View::Table => make(),
             View::Whole | View::Metadata => change.frame(FrameForm { form: self.form, event: kind }, make),
+        }
+    }
+
+    /// The frame of a change of an object that a webhook converts.
+    async fn converted(&self, change: &Change, kind: EventType) -> Bytes {
+        let stored = match (kind, &change.current, &change.previous) {
+            (EventType::Deleted, _, Some(previous)) => restamp(previous, change.revision),
+            (_, Some(current), _) => current.clone(),
+            (_, None, _) => return Bytes::new(),
+        };
+        match self.registry.converted(&self.resource, vec![stored]).await {
+            Ok(converted) => converted.first().map_or_else(Bytes::new, |stored| self.frame(kind, stored)),
+            Err(error) => self.error(&error),
         }
     }
 
@@ -215,7 +233,7 @@ impl Watcher {
             for change in std::mem::take(&mut self.batch) {
                 if let Some(kind) = self.event_type(&change) {
                     self.told = change.revision;
-                    frames.push(self.show.change(&change, kind));
+                    frames.push(self.show.change(&change, kind).await);
                 }
             }
             if !frames.is_empty() {

@@ -181,6 +181,7 @@ impl ApiServer {
             }
         }
         let stored = items.into_iter().map(|kv| kv.value).collect();
+        let stored = self.registry().converted(&call.resource, stored).await?;
         respond::list(self.registry(), &call.negotiation, &call.resource, stored, &meta, IncludeObject::default())
     }
 

@@ -46,7 +46,7 @@ impl SpecialRest for Scale {
         let (namespace, name) = (cx.info.namespace.clone(), cx.info.name.clone());
         if cx.info.verb == "get" {
             let stored = registry.get_stored(&resource, &namespace, &name).await?;
-            let object = registry.load(&resource, &stored.value)?;
+            let object = registry.open(&resource, &stored.value).await?;
             if let Some(scale) = resource.custom.as_ref().and_then(|custom| custom.scale.as_ref())
                 && pintle_api::meta::get(&object, &path).is_none()
             {
