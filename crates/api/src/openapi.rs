@@ -233,8 +233,8 @@ mod tests {
         let widget = &schemas["com.example.v1.Widget"];
         assert_eq!(widget["properties"]["spec"]["description"], "What is wanted.");
         assert_eq!(
-            widget["properties"]["metadata"]["$ref"],
-            "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
+            widget["properties"]["metadata"]["allOf"],
+            json!([{"$ref": "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"}])
         );
         assert_eq!(widget["x-kubernetes-group-version-kind"][0]["kind"], "Widget");
         assert!(schemas["com.example.v1.WidgetList"]["properties"]["items"].is_object());

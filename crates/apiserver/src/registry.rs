@@ -53,7 +53,7 @@ impl Registry {
         for resource in scheme.resources().filter(|resource| resource.is_stored()) {
             cache.ring(resource.storage_prefix().as_bytes());
         }
-Registry(Arc::new(Inner {
+        Registry(Arc::new(Inner {
             store,
             own: scheme.clone(),
             scheme: ArcSwap::new(scheme),

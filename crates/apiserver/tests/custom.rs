@@ -313,6 +313,9 @@ async fn a_configuration_is_applied_to_custom_resources_field_by_field() {
     let odd = "apiVersion: example.com/v1\nkind: Widget\nspec:\n  odd: 4\n";
     let refused = server.call("PATCH", &format!("{}&fieldValidation=Strict", apply("one")), &yaml, odd).await.failure();
     assert!(refused.2.contains("odd"), "{}", refused.2);
+    let twice = "apiVersion: example.com/v1\nkind: Widget\nspec:\n  size: 3\n  size: 4\n";
+    let refused = server.call("PATCH", &apply("one"), &yaml, twice).await.failure();
+    assert!(refused.2.ends_with("line 5: key \"size\" already set in map"), "{}", refused.2);
 }
 
 #[tokio::test]

@@ -35,13 +35,14 @@ pub fn usage(pids: &[i32]) -> Result<Usage> {
     })
 }
 
-/// Every process named `name`.
+/// Every living process named `name`; one that has ended and waits for its parent has no command line any more.
 pub fn named(name: &str) -> Result<Vec<i32>> {
     let mut pids = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
         let entry = entry?;
         let Some(pid) = entry.file_name().to_str().and_then(|pid| pid.parse().ok()) else { continue };
-        if std::fs::read_to_string(entry.path().join("comm")).is_ok_and(|comm| comm.trim() == name) {
+        let alive = std::fs::read(entry.path().join("cmdline")).is_ok_and(|line| !line.is_empty());
+        if alive && std::fs::read_to_string(entry.path().join("comm")).is_ok_and(|comm| comm.trim() == name) {
             pids.push(pid);
         }
     }

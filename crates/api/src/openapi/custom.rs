@@ -184,7 +184,15 @@ fn type_field(name: &str, texts: &Descriptions<'_>) -> Value {
 }
 
 fn metadata(dialect: Dialect, texts: &Descriptions<'_>) -> Value {
-    described(dialect.reference(&format!("{META}ObjectMeta")), texts.of_field(EXEMPLAR, "metadata"))
+    described_reference("ObjectMeta", dialect, texts.of_field(EXEMPLAR, "metadata"))
+}
+
+/// A reference to one of the types of metadata. In v3 whatever stands beside a reference is ignored, so it is wrapped.
+// upstream: kube-openapi pkg/schemamutation, used by builder3
+fn described_reference(name: &str, dialect: Dialect, description: Option<String>) -> Value {
+    let reference = dialect.reference(&format!("{META}{name}"));
+    let wrapped = dialect == Dialect::V3 && description.is_some();
+    described(if wrapped { json!({"allOf": [reference]}) } else { reference }, description)
 }
 
 fn described(mut schema: Value, description: Option<String>) -> Value {
@@ -204,7 +212,7 @@ fn list(r: &Resource, item: &str, dialect: Dialect, texts: &Descriptions<'_>) ->
         "apiVersion": type_field("apiVersion", texts),
         "kind": type_field("kind", texts),
         "items": {"type": "array", "items": dialect.reference(item), "description": about},
-        "metadata": described(dialect.reference(&format!("{META}ListMeta")), list_meta),
+        "metadata": described_reference("ListMeta", dialect, list_meta),
     });
     Map::from_iter([
         ("description".to_owned(), format!("{} is a list of {}", r.list_kind, r.kind).into()),
@@ -228,6 +236,19 @@ mod tests {
             schema,
             json!({"type": "object", "required": ["a"], "properties": {
                 "n": {}, "a": {"type": "string"}, "p": {"x-kubernetes-preserve-unknown-fields": true}}})
+        );
+    }
+
+    #[test]
+    fn what_is_said_of_metadata_stands_beside_the_reference_only_in_v2() {
+        let described = |dialect| described_reference("ObjectMeta", dialect, Some("about".to_owned()));
+        assert_eq!(
+            described(Dialect::V3),
+            json!({"allOf": [{"$ref": format!("#/components/schemas/{META}ObjectMeta")}], "description": "about"})
+        );
+        assert_eq!(
+            described(Dialect::V2),
+            json!({"$ref": format!("#/definitions/{META}ObjectMeta"), "description": "about"})
         );
     }
 

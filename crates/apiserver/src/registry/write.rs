@@ -188,7 +188,7 @@ impl Registry {
         if conversion::webhook(resource).is_none() {
             return self.load(resource, stored);
         }
-        let mut opened = self.open_all(resource, &[stored]).await?;
+        let mut opened = Box::pin(self.open_all(resource, &[stored])).await?;
         opened.pop().ok_or_else(|| ApiError::internal("nothing was converted"))
     }
 
@@ -211,7 +211,7 @@ impl Registry {
             return Ok(stored);
         }
         let all: Vec<&[u8]> = stored.iter().map(|bytes| &bytes[..]).collect();
-        let objects = self.open_all(resource, &all).await?;
+        let objects = Box::pin(self.open_all(resource, &all)).await?;
         Ok(objects.iter().map(|object| Bytes::from(object.to_string())).collect())
     }
 
@@ -221,7 +221,7 @@ impl Registry {
             return encode_for_storage(resource, object);
         }
         let wanted = api_version(&resource.storage_group, &resource.storage_version);
-        let converted = self.0.converters.convert(self, resource, &wanted, vec![object.clone()]).await?;
+        let converted = Box::pin(self.0.converters.convert(self, resource, &wanted, vec![object.clone()])).await?;
         Ok(encode(converted.first().unwrap_or(object)))
     }
 

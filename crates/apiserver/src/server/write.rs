@@ -213,7 +213,18 @@ pub(crate) fn read_configuration(body: &[u8]) -> Result<Value, ApiError> {
     let text = std::str::from_utf8(body).map_err(|e| wrong(&e))?;
     match serde_json::from_str(text) {
         Ok(json) => Ok(json),
-        Err(_) => serde_saphyr::from_str(text).map_err(|e| wrong(&e)),
+        Err(_) => serde_saphyr::from_str(text).map_err(|error| wrong(&yaml_error(&error))),
+    }
+}
+
+/// What is wrong with YAML, in the words of Go's parser where clients rely on them.
+// upstream: go.yaml.in/yaml, decode.go
+fn yaml_error(error: &serde_saphyr::Error) -> String {
+    match error.without_snippet() {
+        serde_saphyr::Error::DuplicateMappingKey { key: Some(key), location } => {
+            format!("yaml: unmarshal errors:\n  line {}: key {} already set in map", location.line(), go_quote(key))
+        }
+        other => other.to_string(),
     }
 }
 
