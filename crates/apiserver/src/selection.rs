@@ -70,9 +70,13 @@ impl Selection {
 
     /// The kind whose [`project`]ion answers the selection; none if only the whole object does.
     pub fn projected_kind(&self) -> Option<&str> {
+        (!self.reads_content()).then_some(self.kind.as_str())
+    }
+
+    /// Whether the selection depends on fields that a definition made selectable.
+    pub fn reads_content(&self) -> bool {
         let in_metadata = |field: &str| field.starts_with("metadata.");
-        let whole = self.custom.is_some() && self.fields.terms().iter().any(|term| !in_metadata(&term.field));
-        (!whole).then_some(self.kind.as_str())
+        self.custom.is_some() && self.fields.terms().iter().any(|term| !in_metadata(&term.field))
     }
 
     /// Whether the object with this encoding is meant.

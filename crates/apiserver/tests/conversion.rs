@@ -85,7 +85,8 @@ fn definition(config: &Value) -> Value {
         "conversion": {"strategy": "Webhook", "webhook": {"clientConfig": config, "conversionReviewVersions": ["v1"]}},
         "versions": [
             {"name": "v1", "served": true, "storage": true, "schema": schema(&["hostPort"])},
-            {"name": "v2", "served": true, "storage": false, "schema": schema(&["host", "port"])}]}})
+            {"name": "v2", "served": true, "storage": false, "schema": schema(&["host", "port"]),
+             "selectableFields": [{"jsonPath": ".host"}]}]}})
 }
 
 async fn establish(server: &Server, definition: &Value) {
@@ -120,6 +121,32 @@ async fn every_way_of_reading_and_writing_converts() {
     let ports: Vec<&Value> = list["items"].as_array().unwrap().iter().map(|item| &item["port"]).collect();
     assert_eq!(ports, ["9", "2"]);
     server.delete(&format!("{V2}/a")).await.ok();
+}
+
+#[tokio::test]
+async fn fields_are_selected_in_the_version_that_is_asked_for() {
+    let (server, directory) = (Server::start(), tempfile::tempdir().unwrap());
+    establish(&server, &definition(&start(directory.path()).await)).await;
+    let selected = format!("{V2}?fieldSelector=host%3Da");
+    let mut watch = Events::open(&server, &format!("{selected}&watch=true")).await;
+    for (name, host_port) in [("a", "a:1"), ("b", "b:1")] {
+        let mut widget = widget(name);
+        widget["hostPort"] = json!(host_port);
+        server.post(V1, &widget).await.ok();
+    }
+    let list = server.get(&selected).await.ok();
+    let names: Vec<&Value> = list["items"].as_array().unwrap().iter().map(|item| &item["metadata"]["name"]).collect();
+    assert_eq!(names, ["a"]);
+    let mut next = async || {
+        let event = watch.next().await.unwrap();
+        (event["type"].as_str().unwrap().to_owned(), event["object"]["metadata"]["name"].as_str().unwrap().to_owned())
+    };
+    let is = |event: &str| (event.to_owned(), "a".to_owned());
+    assert_eq!(next().await, is("ADDED"));
+    server.merge(&format!("{V1}/a"), &json!({"hostPort": "c:1"})).await.ok();
+    assert_eq!(next().await, is("DELETED"));
+    server.merge(&format!("{V1}/a"), &json!({"hostPort": "a:2"})).await.ok();
+    assert_eq!(next().await, is("ADDED"));
 }
 
 #[tokio::test]

@@ -150,6 +150,9 @@ pub struct NodeOptions {
     /// Labels of the node, key=value, separated by commas
     #[arg(long, value_name = "LABELS", value_delimiter = ',')]
     pub node_labels: Vec<String>,
+    /// Mirrors of image registries, registry=mirror, separated by commas (http:// in front of a mirror without TLS)
+    #[arg(long, value_name = "MIRRORS", value_delimiter = ',')]
+    pub registry_mirrors: Vec<String>,
     /// Serve the node agent on this port [default: 10250]
     #[arg(long, value_name = "PORT")]
     pub kubelet_port: Option<u16>,
@@ -170,6 +173,7 @@ impl From<NodeOptions> for Options {
             node_name: node.node_name,
             node_ip: node.node_ip,
             node_labels: node.node_labels,
+            registry_mirrors: node.registry_mirrors,
             kubelet_port: node.kubelet_port,
             max_pods: node.max_pods,
             log_level: node.log_level,

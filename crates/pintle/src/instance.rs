@@ -202,7 +202,7 @@ impl Instance {
             cluster_domain: options.cluster_domain.clone().unwrap_or_else(|| "cluster.local".into()),
             node_name,
             network_mode: options.network_mode.unwrap_or(network_mode),
-            machine: Some(Machine { network: free_machine_network(&used)?, nodes: Vec::new() }),
+            machine: Some(Machine::new(free_machine_network(&used)?)),
             server: None,
             kubeconfigs: Vec::new(),
         })
@@ -230,7 +230,7 @@ impl Instance {
         if self.machine.is_none() {
             let mut used = local_networks()?;
             used.extend([self.cluster_cidr, self.service_cidr]);
-            self.machine = Some(Machine { network: free_machine_network(&used)?, nodes: Vec::new() });
+            self.machine = Some(Machine::new(free_machine_network(&used)?));
         }
         Ok(())
     }

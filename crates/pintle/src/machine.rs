@@ -35,6 +35,9 @@ const TOKEN_LIFE: SignedDuration = SignedDuration::from_mins(10);
 pub struct Machine {
     /// The network of the bridge; the host has its first address.
     pub network: ipnet::Ipv4Net,
+    /// Mirrors of image registries, as of `--registry-mirrors`; nodes take them when their first process starts.
+    #[serde(default)]
+    pub registry_mirrors: Vec<String>,
     /// The nodes.
     #[serde(default)]
     pub nodes: Vec<MachineNode>,
@@ -51,6 +54,11 @@ pub struct MachineNode {
 }
 
 impl Machine {
+    /// A machine without further nodes, with `network` for its bridge.
+    pub fn new(network: ipnet::Ipv4Net) -> Self {
+        Machine { network, registry_mirrors: Vec::new(), nodes: Vec::new() }
+    }
+
     /// The address of the host on the bridge.
     pub fn host(&self) -> Ipv4Addr {
         self.address(1)
@@ -247,6 +255,7 @@ async fn begin(
         ]
         .into_iter()
         .chain((!joined).then(|| ["--token-file".into(), text(&files.token())]).into_iter().flatten())
+        .chain(machine.registry_mirrors.iter().flat_map(|mirror| ["--registry-mirrors".into(), mirror.clone()]))
         .collect(),
         log: files.agent.log(),
     };
@@ -309,7 +318,7 @@ mod tests {
 
     #[test]
     fn nodes_are_numbered_and_a_freed_number_is_given_again() {
-        let mut machine = Machine { network: "10.41.0.0/24".parse().unwrap(), nodes: Vec::new() };
+        let mut machine = Machine::new("10.41.0.0/24".parse().unwrap());
         assert_eq!(machine.host().to_string(), "10.41.0.1");
         assert_eq!(machine.add(None, "host").unwrap().name, "host-2");
         let named = machine.add(Some("worker".into()), "host").unwrap();

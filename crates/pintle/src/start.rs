@@ -105,8 +105,10 @@ fn settle(paths: &Paths, flags: Options, with_node: bool) -> Result<Settings> {
         }
         None => Instance::choose(&options, node_name(&options)?)?,
     };
-    if let (Some(wanted), Some(machine)) = (options.nodes.filter(|_| with_node), &mut instance.machine) {
-        while machine.nodes.len() + 1 < usize::from(wanted) {
+    if let Some(machine) = &mut instance.machine {
+        machine.registry_mirrors.clone_from(&options.registry_mirrors);
+        let wanted = options.nodes.filter(|_| with_node).map_or(0, usize::from);
+        while machine.nodes.len() + 1 < wanted {
             machine.add(None, &instance.node_name)?;
         }
     }

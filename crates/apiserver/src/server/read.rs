@@ -2,6 +2,7 @@
 use super::ApiServer;
 use super::resource::Call;
 use crate::body::Body;
+use crate::conversion;
 use crate::list_options::{Continue, ListOptions, Match, parse_exact_revision};
 use crate::registry::{collection_prefix, is_storage_version, object_key, prefix_end, store_error};
 use crate::respond::{self, ListMeta, Shown};
@@ -82,6 +83,8 @@ impl ApiServer {
             other => store_error(other),
         };
         let all = options.selection.is_everything();
+        // Fields are those of the version that is asked for.
+        let converts = options.selection.reads_content() && conversion::webhook(&call.resource).is_some();
         let mut items: Vec<KeyValue> = Vec::new();
         loop {
             let step = if options.limit == 0 {
@@ -91,8 +94,13 @@ impl ApiServer {
             } else {
                 options.limit.max(SCAN)
             };
-            let found: RangeResult =
+            let mut found: RangeResult =
                 self.registry().store().range(&start, &end, step, revision).await.map_err(range)?;
+            if converts {
+                let stored = found.items.iter().map(|kv| kv.value.clone()).collect();
+                let converted = self.registry().converted(&call.resource, stored).await?;
+                found.items.iter_mut().zip(converted).for_each(|(kv, value)| kv.value = value);
+            }
             let read = revision.unwrap_or(found.revision);
             revision = Some(read);
             let mut remaining = found.remaining;

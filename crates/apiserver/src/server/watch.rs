@@ -231,7 +231,7 @@ impl Watcher {
             let drained = self.batch.len() < BATCH;
             let mut frames = Vec::new();
             for change in std::mem::take(&mut self.batch) {
-                if let Some(kind) = self.event_type(&change) {
+                if let Some(kind) = self.event_type(&change).await {
                     self.told = change.revision;
                     frames.push(self.show.change(&change, kind).await);
                 }
@@ -269,12 +269,14 @@ impl Watcher {
     }
 
     /// What `change` is to this watcher; none if it is nothing.
-    fn event_type(&self, change: &Change) -> Option<EventType> {
+    async fn event_type(&self, change: &Change) -> Option<EventType> {
         if change.revision <= self.after || !change.key.starts_with(&self.prefix) {
             return None;
         }
         let (before, now) = if self.selection.is_everything() {
             (change.previous.is_some(), change.current.is_some())
+        } else if self.selection.reads_content() && conversion::webhook(&self.show.resource).is_some() {
+            self.matches_converted(change).await
         } else {
             self.matches(change)
         };
@@ -297,6 +299,21 @@ impl Watcher {
         let (previous, current) = change.projections(kind);
         let matches = |object: &Option<Value>| object.as_ref().is_some_and(|object| self.selection.matches(object));
         (matches(previous), matches(current))
+    }
+}
+
+impl Watcher {
+    /// As [`Watcher::matches`], in the version that is watched. An object that cannot be converted counts as selected, so that
+    /// the client is told.
+    async fn matches_converted(&self, change: &Change) -> (bool, bool) {
+        let stored: Vec<Bytes> = change.previous.iter().chain(&change.current).cloned().collect();
+        let converted = self.show.registry.converted(&self.show.resource, stored).await;
+        let mut matches = converted.map_or_else(
+            |_| vec![true, true],
+            |converted| converted.iter().map(|object| self.selection.matches_stored(object)).collect(),
+        );
+        let now = change.current.is_some() && matches.pop().unwrap_or_default();
+        (change.previous.is_some() && matches.pop().unwrap_or_default(), now)
     }
 }
 
