@@ -1,114 +1,97 @@
-//! The protobuf form of `/openapi/v2` that kubectl asks for: `Document` of gnostic's `OpenAPIv2.proto`. The definitions are
-//! all of it that clients read; paths stay empty.
-use serde_json::{Map, Value};
+//! The protobuf form of `/openapi/v2` that kubectl asks for: `Document` of gnostic's `OpenAPIv2.proto`.
+mod paths;
+mod wire;
+
+use serde_json::Value;
+
+use wire::{Message, elements, members, wrapped};
 
 /// The swagger document `json` as a gnostic `Document`; `None` if it is not one.
 pub fn document(json: &[u8]) -> Option<Vec<u8>> {
     let document: Value = serde_json::from_slice(json).ok()?;
-    let mut definitions = Vec::new();
-    for (name, schema) in document.get("definitions")?.as_object()? {
-        named_schema(&mut definitions, 1, name, schema);
+    let mut definitions = Message::default();
+    for (name, value) in document.get("definitions")?.as_object()? {
+        definitions.named(1, name, &schema(value));
     }
-    let mut info = Vec::new();
+    let mut info = Message::default();
     for (number, name) in [(1, "title"), (2, "version")] {
-        text(&mut info, number, document.pointer(&format!("/info/{name}")));
+        info.text(number, document.pointer(&format!("/info/{name}")));
     }
-    let mut out = Vec::with_capacity(definitions.len() + 64);
-    text(&mut out, 1, document.get("swagger"));
-    bytes(&mut out, 2, &info);
-    bytes(&mut out, 8, &[]);
-    bytes(&mut out, 9, &definitions);
-    Some(out)
-}
-
-fn named_schema(out: &mut Vec<u8>, number: u32, name: &str, value: &Value) {
-    let mut named = Vec::new();
-    bytes(&mut named, 1, name.as_bytes());
-    bytes(&mut named, 2, &schema(value));
-    bytes(out, number, &named);
-}
-
-fn schema(value: &Value) -> Vec<u8> {
-    let mut out = Vec::new();
-    let Some(members) = value.as_object() else { return out };
-    for (number, name) in [(1, "$ref"), (2, "format"), (3, "title"), (4, "description"), (13, "pattern")] {
-        text(&mut out, number, members.get(name));
-    }
-    any(&mut out, 5, members.get("default"));
-    for required in members.get("required").and_then(Value::as_array).into_iter().flatten() {
-        text(&mut out, 19, Some(required));
-    }
-    for allowed in members.get("enum").and_then(Value::as_array).into_iter().flatten() {
-        any(&mut out, 20, Some(allowed));
-    }
-    match members.get("additionalProperties") {
-        Some(Value::Bool(allowed)) => bytes(&mut out, 21, &[0x10, u8::from(*allowed)]),
-        Some(inner) => {
-            let mut item = Vec::new();
-            bytes(&mut item, 1, &schema(inner));
-            bytes(&mut out, 21, &item);
+    let mut out = Message::default();
+    out.text(1, document.get("swagger"));
+    out.message(2, &info);
+    out.message(8, &paths::paths(document.get("paths")));
+    out.message(9, &definitions);
+    if document.get("parameters").is_some() {
+        let mut parameters = Message::default();
+        for (name, value) in members(document.get("parameters")) {
+            parameters.named(1, name, &paths::parameter(value));
         }
-        None => {}
+        out.message(10, &parameters);
     }
-    if members.contains_key("type") {
-        let mut item = Vec::new();
-        text(&mut item, 1, members.get("type"));
-        bytes(&mut out, 22, &item);
+    for requirement in elements(document.get("security")) {
+        let mut message = Message::default();
+        for (name, scopes) in members(Some(requirement)) {
+            let mut list = Message::default();
+            list.texts(1, Some(scopes));
+            message.named(1, name, &list);
+        }
+        out.message(12, &message);
     }
-    if let Some(items) = members.get("items") {
-        let mut item = Vec::new();
-        bytes(&mut item, 1, &schema(items));
-        bytes(&mut out, 23, &item);
+    out.message(13, &security_definitions(document.get("securityDefinitions")));
+    Some(out.finish())
+}
+
+/// Only keys in a header are known: no other kind is announced.
+fn security_definitions(value: Option<&Value>) -> Message {
+    let mut out = Message::default();
+    for (name, definition) in members(value) {
+        let mut key = Message::default();
+        for (number, name) in [(1, "type"), (2, "name"), (3, "in"), (4, "description")] {
+            key.text(number, definition.get(name));
+        }
+        out.named(1, name, &wrapped(2, &key));
     }
-    for part in members.get("allOf").and_then(Value::as_array).into_iter().flatten() {
-        bytes(&mut out, 24, &schema(part));
-    }
-    if let Some(properties) = members.get("properties").and_then(Value::as_object) {
-        let mut list = Vec::new();
-        properties.iter().for_each(|(name, value)| named_schema(&mut list, 1, name, value));
-        bytes(&mut out, 25, &list);
-    }
-    extensions(&mut out, 31, members);
     out
 }
 
-/// `x-…` members as `NamedAny`, their values as YAML, which JSON is.
-fn extensions(out: &mut Vec<u8>, number: u32, members: &Map<String, Value>) {
-    for (name, value) in members.iter().filter(|(name, _)| name.starts_with("x-")) {
-        let mut named = Vec::new();
-        bytes(&mut named, 1, name.as_bytes());
-        any(&mut named, 2, Some(value));
-        bytes(out, number, &named);
+/// A schema object as `Schema`.
+fn schema(value: &Value) -> Message {
+    let mut out = Message::default();
+    let Some(object) = value.as_object() else { return out };
+    for (number, name) in [(1, "$ref"), (2, "format"), (3, "title"), (4, "description"), (13, "pattern")] {
+        out.text(number, object.get(name));
     }
-}
-
-fn any(out: &mut Vec<u8>, number: u32, value: Option<&Value>) {
-    if let Some(value) = value {
-        let mut message = Vec::new();
-        bytes(&mut message, 2, value.to_string().as_bytes());
-        bytes(out, number, &message);
+    out.any(5, object.get("default"));
+    out.texts(19, object.get("required"));
+    for allowed in elements(object.get("enum")) {
+        out.any(20, Some(allowed));
     }
-}
-
-fn text(out: &mut Vec<u8>, number: u32, value: Option<&Value>) {
-    if let Some(text) = value.and_then(Value::as_str) {
-        bytes(out, number, text.as_bytes());
+    match object.get("additionalProperties") {
+        Some(Value::Bool(allowed)) => out.bytes(21, &[0x10, u8::from(*allowed)]),
+        Some(inner) => out.message(21, &wrapped(1, &schema(inner))),
+        None => {}
     }
-}
-
-/// A field of bytes: tag, length, content.
-fn bytes(out: &mut Vec<u8>, number: u32, content: &[u8]) {
-    varint(out, u64::from(number) << 3 | 2);
-    varint(out, content.len() as u64);
-    out.extend_from_slice(content);
-}
-
-fn varint(out: &mut Vec<u8>, mut n: u64) {
-    while n >= 0x80 {
-        out.push(n as u8 | 0x80);
-        n >>= 7;
+    if object.contains_key("type") {
+        let mut item = Message::default();
+        item.text(1, object.get("type"));
+        out.message(22, &item);
     }
-    out.push(n as u8);
+    if let Some(items) = object.get("items") {
+        out.message(23, &wrapped(1, &schema(items)));
+    }
+    for part in elements(object.get("allOf")) {
+        out.message(24, &schema(part));
+    }
+    if object.contains_key("properties") {
+        let mut properties = Message::default();
+        for (name, value) in members(object.get("properties")) {
+            properties.named(1, name, &schema(value));
+        }
+        out.message(25, &properties);
+    }
+    out.extensions(31, object);
+    out
 }
 
 #[cfg(test)]
@@ -124,5 +107,20 @@ mod tests {
         assert!(text.contains("object") && text.contains("x-y"));
         // type: field 22, length 8, TypeItem.value: field 1, length 6.
         assert!(out.windows(5).any(|window| window == b"\xb2\x01\x08\x0a\x06"));
+    }
+
+    /// kubectl before 1.27 looks for `dryRun` here before it asks for one (`kubectl diff`, `--dry-run=server`).
+    #[test]
+    fn a_query_parameter_of_an_operation_has_its_fields_at_gnostics_numbers() {
+        let json = br##"{"definitions":{},"paths":{"/a":{"patch":{"x-kind":{"kind":"A"},"parameters":[
+            {"in":"query","name":"dryRun","type":"string","uniqueItems":true},{"$ref":"#/b"}]}}}}"##;
+        let out = document(json).expect("a document");
+        let query = b"\x12\x05query\x22\x06dryRun\x32\x06string\xa0\x01\x01";
+        // ParametersItem.parameter (1), Parameter.non_body_parameter (2), NonBodyParameter.query_parameter_sub_schema (3).
+        let mut item = vec![0x42, 32, 0x0a, 30, 0x12, 28, 0x1a, 26];
+        item.extend_from_slice(query);
+        assert!(out.windows(item.len()).any(|window| window == item), "{out:?}");
+        assert!(out.windows(9).any(|window| window == b"\x42\x07\x12\x05\x0a\x03#/b"), "a reference: {out:?}");
+        assert!(out.windows(6).any(|window| window == b"x-kind"));
     }
 }
