@@ -96,7 +96,7 @@ impl<'a> OpenApi<'a> {
     pub fn v2(&self) -> Vec<u8> {
         let text = Text::unpack();
         let mut out = Vec::with_capacity(1 << 21);
-        out.extend_from_slice(br#"{"swagger":"2.0","info":{"title":"Kubernetes","version":"v1.36"},"paths":{"#);
+        out.extend_from_slice(br#"{"swagger":"2.0","info":{"title":"Kubernetes","version":"1.36"},"paths":{"#);
         self.write_paths(&mut out, Dialect::V2, self.scheme.group_versions());
         out.extend_from_slice(br#"},"definitions":{"#);
         self.write_schemas(&mut out, Dialect::V2, self.scheme.group_versions(), &text.index());

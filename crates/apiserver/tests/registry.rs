@@ -308,3 +308,20 @@ async fn reviews_are_not_shown_as_tables() {
     assert_eq!(server.call("POST", uri, &table, "{}").await.failure().0, 406);
     assert_eq!(server.call("POST", uri, &[], "{}").await.ok()["kind"], "SelfSubjectReview");
 }
+
+#[tokio::test]
+async fn each_encoding_of_a_document_has_a_tag_of_its_own() {
+    let server = Server::start();
+    let protobuf = ("accept", "application/com.github.proto-openapi.spec.v2@v1.0+protobuf");
+    let json = server.get("/openapi/v2").await;
+    let encoded = server.call("GET", "/openapi/v2", &[protobuf], "").await;
+    let tag = |answer: &common::Answer| answer.headers["etag"].to_str().unwrap().to_owned();
+    assert_ne!(tag(&json), tag(&encoded));
+    assert!(encoded.text.contains("dryRun"), "the paths are in it");
+    let known = |known: String| {
+        let server = &server;
+        async move { server.call("GET", "/openapi/v2", &[protobuf, ("if-none-match", &known)], "").await.status }
+    };
+    assert_eq!(known(tag(&encoded)).await, 304);
+    assert_eq!(known(tag(&json)).await, 200, "the tag of the other encoding");
+}

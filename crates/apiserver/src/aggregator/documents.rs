@@ -174,12 +174,14 @@ impl Aggregator {
         }
     }
 
+    /// Whether there is an extension server at all.
+    pub(crate) fn has_remotes(&self) -> bool {
+        !self.remotes().is_empty()
+    }
+
     /// Adds the paths and definitions of extension servers to the document of OpenAPI v2.
     pub(crate) async fn merge_openapi_v2(&self, document: Vec<u8>, registry: &Registry) -> Vec<u8> {
         let remotes = self.remotes();
-        if remotes.is_empty() {
-            return document;
-        }
         let Ok(mut merged) = serde_json::from_slice::<Value>(&document) else { return document };
         for remote in remotes.iter().filter(|remote| remote.available) {
             let Ok(own) = availability::get(remote, registry, "/openapi/v2").await else { continue };

@@ -64,18 +64,33 @@ impl ApiServer {
         let aggregator = self.parts().aggregator.as_ref();
         match path {
             ["v2"] => {
-                let mut document = self.own_document("v2", |documents| Some(documents.v2())).await?;
-                if let Some(aggregator) = aggregator {
-                    document = aggregator.merge_openapi_v2(document, self.registry()).await;
-                }
+                let protobuf = header(&parts.headers, ACCEPT.as_str()).contains(SWAGGER_PROTOBUF);
+                let merged = match aggregator.filter(|aggregator| aggregator.has_remotes()) {
+                    Some(aggregator) => {
+                        let own = self.own_document("v2", |documents| Some(documents.v2())).await?;
+                        Some(aggregator.merge_openapi_v2(own, self.registry()).await)
+                    }
+                    None => None,
+                };
+                let document = match merged {
+                    Some(merged) if protobuf => {
+                        let encoded = tokio::task::spawn_blocking(move || gnostic::document(&merged)).await;
+                        encoded.map_err(ApiError::internal)?.ok_or_else(ApiError::unknown_path)?
+                    }
+                    Some(merged) => merged,
+                    None if protobuf => {
+                        self.own_document("v2.pb", |documents| gnostic::document(&documents.v2())).await?
+                    }
+                    None => self.own_document("v2", |documents| Some(documents.v2())).await?,
+                };
+                // Each encoding has a tag of its own: a client's cache may know it by no more than its tag.
                 let tag = tag_of(&document);
-                if header(&parts.headers, ACCEPT.as_str()).contains(SWAGGER_PROTOBUF) {
-                    let document = tokio::task::spawn_blocking(move || gnostic::document(&document)).await;
-                    let document = document.map_err(ApiError::internal)?.ok_or_else(ApiError::unknown_path)?;
-                    let response = respond::raw(StatusCode::OK, SWAGGER_PROTOBUF_TYPE, document);
-                    return Ok(tagged(response, &parts.headers, &tag));
-                }
-                Ok(tagged(respond::negotiated_as(JSON, negotiation, document.into()), &parts.headers, &tag))
+                let response = if protobuf {
+                    respond::raw(StatusCode::OK, SWAGGER_PROTOBUF_TYPE, document)
+                } else {
+                    respond::negotiated_as(JSON, negotiation, document.into())
+                };
+                Ok(tagged(response, &parts.headers, &tag))
             }
             ["v3"] => {
                 let mut index = self.own_document("v3", |documents| Some(documents.v3_index())).await?;
