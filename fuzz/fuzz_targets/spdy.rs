@@ -1,0 +1,25 @@
+//! Whatever a client sends on a SPDY connection, it ends, and what came of it fits into what was sent.
+#![no_main]
+use libfuzzer_sys::fuzz_target;
+use pintle_runtime::spdy;
+use std::sync::LazyLock;
+use tokio::io::AsyncWriteExt;
+use tokio::runtime::{Builder, Runtime};
+
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Builder::new_current_thread().build().expect("a runtime"));
+
+fuzz_target!(|sent: &[u8]| {
+    RUNTIME.block_on(async {
+        let (mut client, server) = tokio::io::duplex(1 << 20);
+        let mut streams = spdy::serve(server);
+        client.write_all(sent).await.expect("room for it");
+        client.shutdown().await.expect("the write side ends");
+        let mut received = 0;
+        while let Some(mut stream) = streams.recv().await {
+            while let Some(data) = stream.incoming.recv().await {
+                received += data.len();
+            }
+        }
+        assert!(received <= sent.len());
+    });
+});
