@@ -25,3 +25,4 @@ mod streaming;
 pub use purge::{Error as PurgeError, purge, stop, unmount_below};
 pub use runtime::{Config, Error, Runtime};
 pub use stats::disk_usage;
+pub use streaming::spdy;

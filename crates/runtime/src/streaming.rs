@@ -23,7 +23,7 @@ use crate::sandboxes::new_id;
 mod portforward;
 mod remotecommand;
 mod session;
-mod spdy;
+pub mod spdy;
 mod websocket;
 
 pub(crate) use session::Wanted;

@@ -34,7 +34,7 @@ const REFUSED_STREAM: u32 = 3;
 
 /// A stream that the client opened.
 #[derive(Debug)]
-pub(crate) struct Stream {
+pub struct Stream {
     /// Its headers, with names in lower case.
     pub headers: HashMap<String, String>,
     /// What the client sends; ends with the client's FIN.
@@ -45,7 +45,7 @@ pub(crate) struct Stream {
 
 /// The server's half of a stream.
 #[derive(Clone, Debug)]
-pub(crate) struct Outgoing {
+pub struct Outgoing {
     id: u32,
     frames: mpsc::Sender<Bytes>,
 }
@@ -90,7 +90,7 @@ fn control_frame(kind: u16, payload: &[u8]) -> Bytes {
 }
 
 /// Serves a connection: its streams come out of the returned channel until it ends.
-pub(crate) fn serve<T>(io: T) -> mpsc::Receiver<Stream>
+pub fn serve<T>(io: T) -> mpsc::Receiver<Stream>
 where
     T: AsyncRead + AsyncWrite + Send + 'static,
 {
