@@ -167,6 +167,8 @@ fn a_sub_path_is_mounted_and_a_link_out_of_the_volume_is_not() {
         (waiting["reason"] == "CreateContainerConfigError").then_some(waiting)
     });
     assert!(waiting["message"].as_str().unwrap().contains("path escapes from the volume"), "{waiting}");
+    let refused = cluster.kubectl_err(&["exec", "b", "--", "ls"]);
+    assert!(refused.contains("unable to upgrade connection: container not found (\"main\")"), "{refused}");
     cluster.reset();
 }
 

@@ -58,7 +58,7 @@ impl SpecialRest for Logs {
             ApiError::new(500, Reason::Unknown, text)
         })?;
         if !response.status().is_success() {
-            return Err(kubelet_error(response, "pods/log", &info.name).await);
+            return Err(kubelet_error(response, &info.name).await);
         }
         let body = transport::answer(response, None).into_body();
         if websocket::is_wanted(&request.parts.headers) {
@@ -191,11 +191,8 @@ impl SpecialRest for Streams {
         }
         let client = parts.extensions.remove::<OnUpgrade>();
         let sent = backend.send(parts.method, path_and_query(&path)?, &parts.headers, body).await;
+        // A kubelet that refuses to change protocols answers for itself.
         let response = sent.map_err(ApiError::internal)?;
-        if response.status().is_server_error() || response.status().is_client_error() {
-            let resource = format!("pods/{}", cx.info.subresource);
-            return Err(kubelet_error(response, &resource, name).await);
-        }
         Ok(SpecialResponse::Raw(transport::answer(response, client)))
     }
 
@@ -254,12 +251,12 @@ fn container<'a>(asked: &'a str, pod: &'a Value) -> Result<&'a str, ApiError> {
 
 /// A kubelet's refusal, as the client reads it.
 // upstream: apiserver pkg/registry/generic/rest, GenericHttpResponseChecker
-async fn kubelet_error(response: Response<Incoming>, resource: &str, name: &str) -> ApiError {
+async fn kubelet_error(response: Response<Incoming>, name: &str) -> ApiError {
     let status = response.status();
     let body = Limited::new(response.into_body(), MAX_ERROR).collect().await;
     let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     let text = String::from_utf8_lossy(&body).trim_end().to_owned();
-    let about = format!("( {resource} {name})");
+    let about = format!("( pods/log {name})");
     match status.as_u16() {
         500 => ApiError::internal(text),
         400 => ApiError::bad_request(text),

@@ -1,7 +1,7 @@
 //! exec, attach and port-forward: the runtime's streaming server answers, its bytes pass through unchanged.
 use super::{Body, Failure, Server, query_pairs};
 use crate::pods::PodExt;
-use crate::view::{self, State};
+use crate::view;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
@@ -44,15 +44,7 @@ impl Server {
         let pod = self.pod(namespace, pod)?;
         let view = view::read(self.kubelet.runtime.as_ref(), pod.uid(), &mut HashMap::new()).await.map_err(rpc)?;
         let found = view.running().find(|found| found.name == container);
-        let found = found.ok_or_else(|| {
-            let known = view.find(container).map(|found| found.state);
-            match known {
-                Some(State::Exited | State::Created | State::Unknown) | None => {
-                    Failure::not_found(format!("container not found (\"{container}\")"))
-                }
-                Some(State::Running) => Failure::internal("container state changed"),
-            }
-        })?;
+        let found = found.ok_or_else(|| Failure::internal(format!("container not found (\"{container}\")")))?;
         let on = |names: &[&str]| {
             query.iter().any(|(key, value)| names.contains(&key.as_str()) && matches!(value.as_str(), "1" | "true"))
         };
