@@ -205,7 +205,7 @@ impl<'a> Cluster<'a> {
         let stop = self.dir.path().join("stop-load");
         let mut command = self.host.command("sh");
         let child = command.args(["-c", script, "load", url]).arg(&stop).stdout(Stdio::piped()).spawn().unwrap();
-        Load { child, stop }
+        Load { child: Some(child), stop }
     }
 
     /// Resets the cluster and fails if a trace of it is left.
@@ -270,19 +270,29 @@ impl Drop for Cluster<'_> {
 
 /// Requests that go on in the background.
 pub struct Load {
-    child: Child,
+    child: Option<Child>,
     stop: PathBuf,
 }
 
 impl Load {
     /// Stops and returns how many requests were answered and how many were not.
-    pub fn stop(self) -> (u64, u64) {
+    pub fn stop(mut self) -> (u64, u64) {
         std::fs::write(&self.stop, "").unwrap();
-        let output = self.child.wait_with_output().unwrap();
+        let output = self.child.take().expect("it is stopped once").wait_with_output().unwrap();
         std::fs::remove_file(&self.stop).unwrap();
         let counts = String::from_utf8(output.stdout).unwrap();
         let mut counts = counts.split_whitespace().map(|word| word.parse().unwrap());
         (counts.next().unwrap(), counts.next().unwrap())
+    }
+}
+
+/// A test that fails leaves no load behind.
+impl Drop for Load {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().ok();
+            child.wait().ok();
+        }
     }
 }
 
