@@ -1,5 +1,6 @@
 //! Developer commands: `cargo xtask <command>`.
 mod bench;
+mod diff;
 mod schema;
 
 use clap::{Parser, Subcommand};
@@ -17,11 +18,14 @@ enum Command {
     Schema(schema::Args),
     /// Measure Pintle beside upstream.
     Bench(bench::Bench),
+    /// Compare the answers of Pintle's API server with those of upstream's.
+    Diff(diff::Args),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Schema(args) => schema::run(&args),
         Command::Bench(bench) => bench.run(),
+        Command::Diff(args) => diff::run(&args),
     }
 }
