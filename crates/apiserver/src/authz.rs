@@ -78,6 +78,16 @@ pub enum Decision {
 pub trait Authorizer: Send + Sync + 'static {
     /// The decision on `attributes`. Called for every request: it must be quick and not read the store each time.
     async fn authorize(&self, attributes: &Attributes, registry: &Registry) -> Decision;
+
+    /// The decision and its reason, also when it allows: for the audit record.
+    async fn decide(&self, attributes: &Attributes, registry: &Registry) -> (Decision, String) {
+        let decision = self.authorize(attributes, registry).await;
+        let reason = match &decision {
+            Decision::Allow => String::new(),
+            Decision::Deny(reason) | Decision::NoOpinion(reason) => reason.clone(),
+        };
+        (decision, reason)
+    }
 }
 
 impl Attributes {

@@ -71,6 +71,21 @@ impl Body {
         }
     }
 
+    /// All of it, if it is at hand and nothing has been sent.
+    pub(crate) fn content(&self) -> Option<Bytes> {
+        match &self.0 {
+            Kind::Full(bytes) => Some(bytes.clone()),
+            Kind::Joined(joined) => Some(joined.content()),
+            Kind::Gzip(gzip) => Some(gzip.joined.content()),
+            Kind::Stream(_) => None,
+        }
+    }
+
+    /// The same content; `held` is let go when it has been sent or nobody waits for it any more.
+    pub(crate) fn holding(self, held: impl Send + Unpin + 'static) -> Self {
+        Body::stream(Holding { body: self, _held: held })
+    }
+
     /// The same content, compressed as `Content-Encoding: gzip` says; streams stay as they are.
     pub fn gzip(self) -> Self {
         let joined = match self.0 {
@@ -142,6 +157,28 @@ impl http_body::Body for Body {
     }
 }
 
+struct Holding<T> {
+    body: Body,
+    _held: T,
+}
+
+impl<T: Unpin> http_body::Body for Holding<T> {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 struct Joined {
     head: Vec<u8>,
     opening: &'static str,
@@ -157,6 +194,20 @@ impl Joined {
         let openings = parts.len() * self.opening.len();
         let content: usize = parts.iter().map(Bytes::len).sum();
         self.head.len() + openings + content + commas + self.tail.map_or(0, str::len)
+    }
+
+    fn content(&self) -> Bytes {
+        let mut content = Vec::with_capacity(self.length());
+        content.extend_from_slice(&self.head);
+        for (i, part) in self.parts.as_slice().iter().enumerate() {
+            if i > 0 || !self.first {
+                content.push(b',');
+            }
+            content.extend_from_slice(self.opening.as_bytes());
+            content.extend_from_slice(part);
+        }
+        content.extend_from_slice(self.tail.unwrap_or_default().as_bytes());
+        content.into()
     }
 
     fn next_chunk(&mut self) -> Option<Bytes> {
@@ -216,7 +267,9 @@ mod tests {
     async fn a_joined_list_is_one_document_of_the_announced_length() {
         for items in [0, 1, 2, 5000] {
             let length = list(items).known_length().unwrap();
+            let whole = list(items).content().unwrap();
             let bytes = collect(list(items)).await;
+            assert_eq!(bytes, whole);
             assert_eq!(bytes.len(), length);
             let document: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
             assert_eq!(document["items"].as_array().unwrap().len(), items);

@@ -1,7 +1,9 @@
 //! What accompanies a request through the server: [`RequestContext`].
+use crate::audit::AuditContext;
 use crate::request_info::RequestInfo;
 use parking_lot::Mutex;
 use pintle_api::user::UserInfo;
+use std::sync::Arc;
 
 /// Who asks for what, and what the client is to be told besides the answer.
 #[derive(Debug, Default)]
@@ -12,6 +14,8 @@ pub struct RequestContext {
     pub info: RequestInfo,
     /// The `User-Agent` header.
     pub user_agent: String,
+    /// The request's audit record, if it has one.
+    pub audit: Option<Arc<AuditContext>>,
     warnings: Mutex<Vec<String>>,
 }
 
@@ -31,6 +35,13 @@ impl RequestContext {
         let (text, mut warnings) = (text.into(), self.warnings.lock());
         if !warnings.contains(&text) {
             warnings.push(text);
+        }
+    }
+
+    /// Adds an annotation to the request's audit record, if it has one.
+    pub fn annotate(&self, key: impl Into<String>, value: impl Into<String>) {
+        if let Some(audit) = &self.audit {
+            audit.annotate(key, value);
         }
     }
 

@@ -5,6 +5,7 @@
 //! | [`ApiServer`], [`listener`] | the request pipeline, in process and over TLS |
 //! | [`request_info`], [`query`], [`context`] | what a request asks for, and who asks |
 //! | [`authn`], [`authz`], [`admission`] | the three gates before a write |
+//! | [`audit`] | who did what, recorded |
 //! | [`registry`], [`watch_cache`], [`encode`] | reading, writing and watching objects of every kind |
 //! | [`strategy`], [`defaults`] | what differs from kind to kind |
 //! | [`validation`] | what is refused, with upstream's messages |
@@ -13,6 +14,7 @@
 pub mod admission;
 pub mod aggregator;
 pub mod api_services;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod body;
@@ -36,6 +38,7 @@ pub mod patch;
 pub mod proxy;
 pub mod query;
 pub mod registry;
+pub mod remote;
 pub mod request_info;
 pub mod respond;
 pub mod secure;
@@ -47,7 +50,7 @@ pub mod validation;
 pub mod value;
 pub mod watch_cache;
 
-pub use server::{ApiServer, Parts};
+pub use server::{ApiServer, Features, Parts, parse_go_duration};
 
 /// The version of Kubernetes whose API this server serves.
 pub const KUBERNETES_VERSION: &str = "v1.36.3";

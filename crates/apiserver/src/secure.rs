@@ -82,7 +82,7 @@ pub async fn parts(
     register(specials, &tokens, &authorizer, params);
     proxy::register(specials, pki, &authorizer)?;
     Ok(SecureParts {
-        authenticator: Arc::new(ClusterAuthenticator::new(certificates, tokens.clone(), authorizer.clone())),
+        authenticator: Arc::new(ClusterAuthenticator::new(certificates, tokens.clone())),
         admission: Arc::new(ClusterAdmission::start(authorizer.clone(), registry, stop).await?),
         authorizer: Arc::new(authorizer),
         tokens,

@@ -9,7 +9,9 @@ pub(crate) mod write;
 
 use crate::admission::Admission;
 use crate::aggregator::{self, Aggregator};
+use crate::audit::Audit;
 use crate::authn::Authenticator;
+use crate::authn::impersonation::{Impersonated, Impersonation};
 use crate::authz::{Attributes, Authorizer, Decision};
 use crate::body::{Body, RequestBody};
 use crate::compaction;
@@ -61,8 +63,17 @@ pub struct Parts {
     pub specials: Specials,
     /// API servers beside this one, if there may be some.
     pub aggregator: Option<Aggregator>,
+    /// What operators switch on.
+    pub features: Features,
     /// Ends watches when the server stops.
     pub stop: CancellationToken,
+}
+
+/// What operators switch on; nothing of it by default.
+#[derive(Clone, Debug, Default)]
+pub struct Features {
+    /// Records who did what.
+    pub audit: Option<Audit>,
 }
 
 /// The API server; clones share everything.
@@ -73,6 +84,7 @@ struct Inner {
     parts: Parts,
     metrics: Metrics,
     openapi: openapi::Documents,
+    impersonation: Impersonation,
 }
 
 impl std::fmt::Debug for ApiServer {
@@ -88,7 +100,18 @@ impl ApiServer {
         tokio::spawn(compaction::run(parts.registry.store().clone(), parts.stop.clone()));
         tokio::spawn(event_ttl::run(parts.registry.clone(), parts.stop.clone()));
         tokio::spawn(definitions::run(parts.registry.clone(), parts.stop.clone()));
-        ApiServer(Arc::new(Inner { parts, metrics: Metrics::default(), openapi: <_>::default() }))
+        let metrics = Metrics::default();
+        if let Some(audit) = parts.features.audit.clone() {
+            metrics.add(move || audit.metrics());
+        }
+        ApiServer(Arc::new(Inner { parts, metrics, openapi: <_>::default(), impersonation: <_>::default() }))
+    }
+
+    /// Waits until what is still to be recorded is where it belongs; for the end of the process.
+    pub async fn close(&self) {
+        if let Some(audit) = &self.parts().features.audit {
+            audit.flush().await;
+        }
     }
 
     /// All objects.
@@ -122,16 +145,17 @@ impl ApiServer {
     async fn handle_request(&self, request: Request<RequestBody>) -> Response<Body> {
         let started = Instant::now();
         let audit_id = request.headers().get(AUDIT_ID).cloned();
+        let audit_id = audit_id.or_else(|| HeaderValue::try_from(uuid::Uuid::new_v4().hyphenated().to_string()).ok());
         let info = RequestInfo::parse(request.method(), request.uri());
         let negotiation = Negotiation::of(request.headers(), &info.query);
         let fallback = negotiation.as_ref().copied().unwrap_or_default();
         let record = self.metrics().begin(&info);
-        let answer = AssertUnwindSafe(self.answer(request, info, negotiation)).catch_unwind().await;
+        let answer = self.answer(request, info, negotiation, audit_id.as_ref());
+        let answer = AssertUnwindSafe(answer).catch_unwind().await;
         let mut response = answer.unwrap_or_else(|_| {
             tracing::error!("a request handler panicked");
             respond::error(&ApiError::internal("the request handler failed unexpectedly"), &fallback)
         });
-        let audit_id = audit_id.or_else(|| HeaderValue::try_from(uuid::Uuid::new_v4().hyphenated().to_string()).ok());
         if let Some(audit_id) = audit_id {
             response.headers_mut().insert(AUDIT_ID, audit_id);
         }
@@ -144,19 +168,60 @@ impl ApiServer {
         request: Request<RequestBody>,
         info: RequestInfo,
         negotiation: Result<Negotiation, ApiError>,
+        audit_id: Option<&HeaderValue>,
     ) -> Response<Body> {
-        let fallback = negotiation.as_ref().copied().unwrap_or_default();
         let (mut parts, body) = request.into_parts();
-        let user = match parts.extensions.remove::<InProcess>() {
+        let within = parts.extensions.remove::<InProcess>();
+        let in_process = within.is_some();
+        let user = match within {
             Some(InProcess(user)) => Ok(user),
             None => self.parts().authenticator.authenticate(&parts, self.registry()).await,
         };
+        let audit = self.parts().features.audit.as_ref();
+        let begin = |user: &UserInfo| {
+            let id = audit_id.and_then(|id| id.to_str().ok()).unwrap_or_default();
+            audit.and_then(|audit| audit.begin(user, &info, &parts, id))
+        };
         let user = match user {
             Ok(user) => user,
-            Err(error) => return refuse(&error, &fallback, body).await,
+            Err(error) => {
+                if let Some(record) = begin(&UserInfo::default()) {
+                    record.unauthenticated(&parts).await;
+                }
+                return refuse(&error, &negotiation.unwrap_or_default(), body).await;
+            }
         };
+        let record = begin(&user);
         let mut cx = RequestContext::new(user, info);
         header(&parts.headers, USER_AGENT.as_str()).clone_into(&mut cx.user_agent);
+        let Some(record) = record else { return self.proceed(cx, negotiation, parts, body, in_process).await };
+        if let Err(error) = record.received().await {
+            return refuse(&error, &negotiation.unwrap_or_default(), body).await;
+        }
+        cx.audit = Some(record.clone());
+        let answer = Box::pin(self.proceed(cx, negotiation, parts, body, in_process));
+        match AssertUnwindSafe(answer).catch_unwind().await {
+            Ok(response) => record.answered(response).await,
+            Err(panic) => {
+                record.panicked(panic_text(&*panic)).await;
+                std::panic::resume_unwind(panic)
+            }
+        }
+    }
+
+    /// Answers a request whose author is known.
+    async fn proceed(
+        &self,
+        mut cx: RequestContext,
+        negotiation: Result<Negotiation, ApiError>,
+        parts: http::request::Parts,
+        body: RequestBody,
+        in_process: bool,
+    ) -> Response<Body> {
+        let fallback = negotiation.as_ref().copied().unwrap_or_default();
+        if !in_process && let Err(error) = self.impersonate(&mut cx, &parts.headers).await {
+            return refuse(&error, &fallback, body).await;
+        }
         if let Err(error) = self.authorize(&cx).await {
             return refuse(&error, &fallback, body).await;
         }
@@ -176,8 +241,27 @@ impl ApiServer {
         answer.unwrap_or_else(|error| respond::error(&error, &negotiation))
     }
 
+    /// Lets the request be made by whom its headers ask for.
+    async fn impersonate(&self, cx: &mut RequestContext, headers: &http::HeaderMap) -> Result<(), ApiError> {
+        let authorizer = &*self.parts().authorizer;
+        let found = self.0.impersonation.resolve(&cx.user, &cx.info, headers, authorizer, self.registry()).await?;
+        if let Some(Impersonated { user, constraint }) = found {
+            if let Some(audit) = &cx.audit {
+                audit.impersonated(&user, &constraint);
+            }
+            cx.user = user;
+        }
+        Ok(())
+    }
+
     async fn authorize(&self, cx: &RequestContext) -> Result<(), ApiError> {
-        self.authorize_attributes(Attributes::of_request(&cx.user, &cx.info)).await
+        let attributes = Attributes::of_request(&cx.user, &cx.info);
+        let Some(audit) = &cx.audit else { return self.authorize_attributes(attributes).await };
+        let (decision, reason) = self.parts().authorizer.decide(&attributes, self.registry()).await;
+        let allowed = decision == Decision::Allow;
+        audit.annotate("authorization.k8s.io/decision", if allowed { "allow" } else { "forbid" });
+        audit.annotate("authorization.k8s.io/reason", reason.as_str());
+        if allowed { Ok(()) } else { Err(forbidden(&attributes, &reason)) }
     }
 
     /// Whether the user may also do `verb` with what the request is about.
@@ -224,6 +308,12 @@ impl ApiServer {
             SpecialResponse::Object(status, object) => respond::value(status, &negotiation, &object),
         }
     }
+}
+
+/// What a panic says.
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or_default()
 }
 
 /// What `answer` comes to, if it does within the limit.
@@ -302,7 +392,7 @@ fn timeout_of(info: &RequestInfo) -> Result<Duration, ApiError> {
 }
 
 /// A duration as Go writes it: `30s`, `1m30s`, `1.5h`.
-fn parse_go_duration(text: &str) -> Option<Duration> {
+pub fn parse_go_duration(text: &str) -> Option<Duration> {
     if text == "0" {
         return Some(Duration::ZERO);
     }

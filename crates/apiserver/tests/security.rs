@@ -11,7 +11,7 @@ use pintle_apiserver::body::{RequestBody, request_body};
 use pintle_apiserver::registry::Registry;
 use pintle_apiserver::secure::{self, Params};
 use pintle_apiserver::special::Specials;
-use pintle_apiserver::{ApiServer, Parts, listener};
+use pintle_apiserver::{ApiServer, Features, Parts, listener};
 use pintle_pki::{ClusterPki, LeafSpec};
 use pintle_store::embedded::{EmbeddedStore, Options};
 use rustls::ClientConfig;
@@ -70,6 +70,7 @@ impl Cluster {
             admission: parts.admission,
             specials,
             aggregator: None,
+            features: Features::default(),
             stop: stop.clone(),
         });
         let tls = Arc::new(pki.apiserver_tls().unwrap());

@@ -1,4 +1,6 @@
 //! Wires the API server: the registry on the store, who may ask, what is refused, the endpoints with behaviour of their own.
+mod features;
+
 use crate::start::Settings;
 use anyhow::{Context, Result};
 use pintle_api::scheme::Scheme;
@@ -47,6 +49,7 @@ pub async fn server(
         admission: guard.admission,
         specials,
         aggregator: Some(aggregator),
+        features: features::features(&settings.options.api_server)?,
         stop: stop.clone(),
     }))
 }

@@ -1,4 +1,8 @@
 //! The command line: what `pintle --help` shows. Flags and the keys of the config file have the same names.
+mod api_server;
+
+pub use api_server::ApiServerOptions;
+
 use clap::{Args, Parser, Subcommand, ValueHint};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -313,6 +317,10 @@ pub struct Options {
     /// How to log: text or json [default: text]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
+    /// What operators switch on in the API server. In the config file these stand among the others.
+    #[command(flatten)]
+    #[serde(skip)]
+    pub api_server: ApiServerOptions,
 }
 
 /// How packets get from node to node.

@@ -25,6 +25,7 @@ pub struct ControlPlane {
     pub clients: Clients,
     /// The shared informers of the process, reading as the controller manager.
     pub informers: Informers,
+    api: ApiServer,
     store: Arc<EmbeddedStore>,
 }
 
@@ -66,14 +67,13 @@ impl ControlPlane {
         let clients = clients(&api);
         let manager = clients.user(UserInfo::new("system:kube-controller-manager", &[]));
         let informers = Informers::new(manager, stop.clone());
-        let control_plane = ControlPlane { pki, clients, informers, store };
-        control_plane.start_controllers(&api, settings, stop, components)?;
+        let control_plane = ControlPlane { pki, clients, informers, api, store };
+        control_plane.start_controllers(settings, stop, components)?;
         Ok(control_plane)
     }
 
     fn start_controllers(
         &self,
-        api: &ApiServer,
         settings: &Settings,
         stop: &CancellationToken,
         components: &mut Components,
@@ -102,7 +102,7 @@ impl ControlPlane {
         let config = scheduler_config(settings)?;
         let scheduler = pintle_scheduler::Scheduler::new(config, &self.clients, &self.informers);
         let (counted, stopped) = (scheduler.clone(), stop.clone());
-        api.add_metrics(move || counted.metrics());
+        self.api.add_metrics(move || counted.metrics());
         components.spawn(async move {
             scheduler.run(stopped).await;
             ("scheduler", Ok(()))
@@ -137,6 +137,7 @@ impl ControlPlane {
 
     /// Closes the store after everything else has ended.
     pub async fn close(self) {
+        self.api.close().await;
         let store = self.store;
         if let Err(error) = tokio::task::spawn_blocking(move || store.close()).await {
             tracing::error!(%error, "the store did not close");

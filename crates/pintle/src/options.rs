@@ -1,6 +1,8 @@
 //! Settings: the config file under the flags.
-use crate::cli::Options;
+use crate::cli::{ApiServerOptions, Options};
 use anyhow::{Context, Result};
+use clap::Args;
+use serde_json::{Map, Value};
 use std::path::Path;
 
 /// Where settings are looked for when no file is named.
@@ -13,7 +15,8 @@ pub fn resolve(flags: Options) -> Result<Options> {
         None if Path::new(DEFAULT_FILE).exists() => read(Path::new(DEFAULT_FILE))?,
         None => Options::default(),
     };
-    Ok(merge(flags, file))
+    let api_server = merge_api_server(&flags.api_server, &file.api_server)?;
+    Ok(Options { api_server, ..merge(flags, file) })
 }
 
 fn read(path: &Path) -> Result<Options> {
@@ -22,7 +25,29 @@ fn read(path: &Path) -> Result<Options> {
     if text.trim().is_empty() {
         return Ok(Options::default());
     }
-    serde_saphyr::from_str(&text).map_err(|error| anyhow::anyhow!("the config file {}: {error}", path.display()))
+    parse(&text).with_context(|| format!("the config file {}", path.display()))
+}
+
+/// The settings in `text`. Those of the API server have a structure of their own.
+fn parse(text: &str) -> Result<Options> {
+    let known: Vec<String> = ApiServerOptions::augment_args(clap::Command::new(""))
+        .get_arguments()
+        .filter_map(|argument| argument.get_long().map(str::to_owned))
+        .collect();
+    let all: Map<String, Value> = serde_saphyr::from_str(text)?;
+    let (api_server, others): (Map<_, _>, Map<_, _>) = all.into_iter().partition(|(key, _)| known.contains(key));
+    let options: Options = serde_json::from_value(others.into())?;
+    Ok(Options { api_server: serde_json::from_value(api_server.into())?, ..options })
+}
+
+/// `flags` over `file`.
+fn merge_api_server(flags: &ApiServerOptions, file: &ApiServerOptions) -> Result<ApiServerOptions> {
+    let (Value::Object(mut merged), Value::Object(flags)) = (serde_json::to_value(file)?, serde_json::to_value(flags)?)
+    else {
+        return Ok(file.clone());
+    };
+    merged.extend(flags);
+    Ok(serde_json::from_value(merged.into())?)
 }
 
 fn merge(flags: Options, file: Options) -> Options {
@@ -50,6 +75,7 @@ fn merge(flags: Options, file: Options) -> Options {
         scheduler_config: flags.scheduler_config.or(file.scheduler_config),
         log_level: flags.log_level.or(file.log_level),
         log_format: flags.log_format.or(file.log_format),
+        api_server: flags.api_server,
     }
 }
 
@@ -68,10 +94,21 @@ mod tests {
     }
 
     #[test]
+    fn settings_of_the_api_server_stand_among_the_others() {
+        let file =
+            parse("max-pods: 5\naudit-log-path: /a\naudit-log-maxage: 7\naudit-log-compress: true\n").expect("valid");
+        assert_eq!((file.max_pods, file.api_server.audit_log_maxage), (Some(5), Some(7)));
+        let flags = ApiServerOptions { audit_log_path: Some("/b".into()), ..ApiServerOptions::default() };
+        let merged = merge_api_server(&flags, &file.api_server).expect("valid");
+        assert_eq!(merged.audit_log_path.as_deref(), Some(Path::new("/b")));
+        assert_eq!((merged.audit_log_maxage, merged.audit_log_compress), (Some(7), Some(true)));
+    }
+
+    #[test]
     fn an_unknown_key_is_refused_by_name() {
         let dir = std::env::temp_dir().join(format!("pintle-options-{}", std::process::id()));
         std::fs::write(&dir, "https_port: 1\n").expect("writable");
-        let error = read(&dir).expect_err("unknown key").to_string();
+        let error = format!("{:#}", read(&dir).expect_err("unknown key"));
         std::fs::remove_file(&dir).expect("removable");
         assert!(error.contains("https_port"), "{error}");
     }

@@ -104,6 +104,11 @@ pub fn held_client_config(
     Ok(config)
 }
 
+/// Trusts any server.
+pub fn accept_any_server() -> Arc<dyn ServerCertVerifier> {
+    Arc::new(AcceptAnyServer(provider().signature_verification_algorithms))
+}
+
 /// A client that encrypts but trusts any server: for backends that the cluster knows nothing about, as upstream's proxy to
 /// pods and services does.
 pub fn unverified_client_config() -> Result<ClientConfig, Error> {

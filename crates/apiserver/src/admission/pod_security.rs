@@ -8,7 +8,7 @@ use super::{Attributes, Operation};
 use crate::registry::Registry;
 use crate::value::{Read, same};
 use checks::Level;
-use pintle_api::field::{FieldError, Path};
+use pintle_api::field::{FieldError, Path, aggregate};
 use pintle_api::meta::ObjectExt;
 use pintle_api::scheme::GroupKind;
 use pintle_api::status::ApiError;
@@ -34,6 +34,7 @@ impl std::fmt::Display for Versioned {
 struct Policy {
     enforce: Versioned,
     warn: Versioned,
+    audit: Versioned,
     errors: Vec<FieldError>,
 }
 
@@ -42,7 +43,7 @@ impl Policy {
         let mut errors = Vec::new();
         let enforce = read(namespace, "enforce", Level::Restricted, &mut errors);
         let mut warn = read(namespace, "warn", Level::Privileged, &mut errors);
-        drop(read(namespace, "audit", Level::Privileged, &mut errors));
+        let audit = read(namespace, "audit", Level::Privileged, &mut errors);
         // What is enforced is also warned about: at controllers, whose pods will be refused.
         let valid = label(namespace, "enforce").is_some_and(|text| Level::parse(text).is_some());
         if label(namespace, "warn").is_none() && valid && enforce.level > warn.level {
@@ -51,7 +52,7 @@ impl Policy {
                 warn.version.clone_from(&enforce.version);
             }
         }
-        Policy { enforce, warn, errors }
+        Policy { enforce, warn, audit, errors }
     }
 }
 
@@ -117,6 +118,8 @@ pub(super) async fn validate(attributes: &Attributes<'_>, object: &Value, regist
                 return Ok(());
             }
             let spec = object.field("spec");
+            attributes.cx.annotate(format!("{PREFIX}enforce-policy"), policy.enforce.to_string());
+            annotate(attributes, &policy, object.field("metadata"), spec);
             let problems = checks::evaluate(policy.enforce.level, object.field("metadata"), spec);
             if !problems.is_empty() {
                 let (level, detail) = (policy.enforce.to_string(), checks::details(&problems));
@@ -128,6 +131,7 @@ pub(super) async fn validate(attributes: &Attributes<'_>, object: &Value, regist
         (_, _, "") => {
             if let Some((metadata, spec)) = template(attributes, object) {
                 let policy = policy_of(attributes, registry).await?;
+                annotate(attributes, &policy, metadata, spec);
                 warn(attributes, &policy.warn, metadata, spec);
             }
             Ok(())
@@ -139,6 +143,23 @@ pub(super) async fn validate(attributes: &Attributes<'_>, object: &Value, regist
 async fn policy_of(attributes: &Attributes<'_>, registry: &Registry) -> Result<Policy, ApiError> {
     let namespaces = registry.resource("", "namespaces")?;
     Ok(Policy::of(&registry.get(&namespaces, "", attributes.namespace).await?))
+}
+
+/// Tells the audit record what would not be let in.
+fn annotate(attributes: &Attributes<'_>, policy: &Policy, metadata: &Value, spec: &Value) {
+    if attributes.cx.audit.is_none() {
+        return;
+    }
+    if !policy.errors.is_empty() {
+        let why = aggregate(&policy.errors);
+        attributes.cx.annotate(format!("{PREFIX}error"), format!("Failed to parse policy: {why}"));
+    }
+    let problems = checks::evaluate(policy.audit.level, metadata, spec);
+    if !problems.is_empty() {
+        let (level, detail) = (policy.audit.to_string(), checks::details(&problems));
+        let text = format!("would violate PodSecurity {level:?}: {detail}");
+        attributes.cx.annotate(format!("{PREFIX}audit-violations"), text);
+    }
 }
 
 fn warn(attributes: &Attributes<'_>, level: &Versioned, metadata: &Value, spec: &Value) {

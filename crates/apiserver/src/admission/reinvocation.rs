@@ -19,6 +19,11 @@ impl Round {
         self.changed
     }
 
+    /// Whether this is the second round.
+    pub(super) fn is_second(&self) -> bool {
+        self.again
+    }
+
     /// Starts the second round.
     pub(super) fn again(&mut self) {
         self.again = true;

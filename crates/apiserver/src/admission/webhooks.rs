@@ -7,6 +7,7 @@ mod review;
 use super::matching::conditions::{Held, Subject};
 use super::matching::{Event, convert_between};
 use super::reinvocation::Round;
+use crate::audit::event::Level;
 use crate::codec::{FieldValidation, retype};
 use crate::follow::follow;
 use crate::registry::Registry;
@@ -84,12 +85,14 @@ impl Webhooks {
         round: &mut Round,
     ) -> Result<(), ApiError> {
         round.begin(object.as_deref());
-        for webhook in self.mutating.load_full().iter() {
+        for (index, webhook) in self.mutating.load_full().iter().enumerate() {
             let Some(resource) = matched(webhook, event, object.as_deref()).await? else { continue };
             if !round.calls(&webhook.id) {
                 continue;
             }
-            let called = mutate(webhook, event, &resource, object.as_deref_mut()).await;
+            let position = format!("round_{}_index_{index}", u8::from(round.is_second()));
+            let called = mutate(webhook, event, &resource, object.as_deref_mut(), &position).await;
+            annotate(webhook, event, &called, &position);
             let changed = settle(webhook, called)?.unwrap_or(false);
             round.called(&webhook.id, webhook.reinvocable, changed);
         }
@@ -106,8 +109,12 @@ impl Webhooks {
                 relevant.push((webhook, resource));
             }
         }
-        let calls = relevant.iter().map(|(webhook, resource)| async {
+        let calls = relevant.iter().enumerate().map(|(index, (webhook, resource))| async move {
             let verdict = ask(webhook, event, resource, object).await;
+            if matches!(verdict, Err(Failure::Call(_))) && webhook.fails_open {
+                let key = format!("failed-open.validating.webhook.admission.k8s.io/round_0_index_{index}");
+                event.attributes.cx.annotate(key, &webhook.name);
+            }
             settle(webhook, verdict).map(|_| ())
         });
         join_all(calls).await.into_iter().collect()
@@ -145,6 +152,23 @@ fn versions(
     Ok((convert(object)?, convert(event.attributes.old)?))
 }
 
+/// Tells the audit record what a mutating webhook did.
+// upstream: mutating/dispatcher.go, webhookAnnotator
+fn annotate(webhook: &Webhook, event: &Event<'_>, called: &Result<bool, Failure>, position: &str) {
+    if event.attributes.cx.audit.is_none() {
+        return;
+    }
+    const PREFIX: &str = "mutation.webhook.admission.k8s.io/";
+    let (name, configuration) = (webhook.name.as_str(), webhook.configuration.as_str());
+    let mutated = matches!(called, Ok(true));
+    // Field by field: clients compare the text.
+    let value = format!(r#"{{"configuration":{configuration:?},"webhook":{name:?},"mutated":{mutated}}}"#);
+    event.attributes.cx.annotate(format!("{PREFIX}{position}"), value);
+    if matches!(called, Err(Failure::Call(_))) && webhook.fails_open {
+        event.attributes.cx.annotate(format!("failed-open.{PREFIX}{position}"), name);
+    }
+}
+
 /// What a call comes to under the webhook's failure policy.
 fn settle<T>(webhook: &Webhook, outcome: Result<T, Failure>) -> Result<Option<T>, ApiError> {
     match outcome {
@@ -179,7 +203,7 @@ async fn ask(
         event.attributes.cx.warn(warning);
     }
     for (key, value) in &verdict.audit_annotations {
-        tracing::debug!(webhook = webhook.name, key, value, "audit annotation");
+        event.attributes.cx.annotate(format!("{}/{key}", webhook.name), value);
     }
     match &verdict.refusal {
         Some(status) => Err(Failure::Refused(review::refusal(&webhook.name, status))),
@@ -193,6 +217,7 @@ async fn mutate(
     event: &Event<'_>,
     resource: &Resource,
     object: Option<&mut Value>,
+    position: &str,
 ) -> Result<bool, Failure> {
     let verdict = ask(webhook, event, resource, object.as_deref()).await?;
     let Some(patch) = verdict.patch.filter(|patch| patch.as_array().is_none_or(|list| !list.is_empty())) else {
@@ -207,6 +232,13 @@ async fn mutate(
         return Err(refused(ApiError::internal(why)));
     };
     let mut patched = event.in_version(object, resource).map_err(refused)?;
+    if let Some(audit) = event.attributes.cx.audit.as_ref().filter(|audit| audit.level() >= Level::Request) {
+        let (name, configuration) = (webhook.name.as_str(), webhook.configuration.as_str());
+        let value = format!(
+            r#"{{"configuration":{configuration:?},"webhook":{name:?},"patch":{patch},"patchType":"JSONPatch"}}"#
+        );
+        audit.annotate(format!("patch.webhook.admission.k8s.io/{position}"), value);
+    }
     json_patch(&mut patched, patch).map_err(|error| refused(ApiError::internal(ApiError::from(error))))?;
     let own = event.attributes.resource;
     // Connections and some subresources carry objects of other kinds.

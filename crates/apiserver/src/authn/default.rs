@@ -3,8 +3,7 @@
 use super::service_account::user_of_token;
 use super::tokens::{TokenError, TokenKeys};
 use super::x509::ClientCertificates;
-use super::{Authenticator, bootstrap_token, impersonation};
-use crate::authz::default::ClusterAuthorizer;
+use super::{Authenticator, bootstrap_token};
 use crate::listener::Peer;
 use crate::registry::Registry;
 use async_trait::async_trait;
@@ -27,14 +26,13 @@ const REMEMBERED: usize = 4096;
 pub struct ClusterAuthenticator {
     certificates: ClientCertificates,
     tokens: TokenKeys,
-    authorizer: ClusterAuthorizer,
     known_tokens: Mutex<HashMap<[u8; 32], (Instant, UserInfo)>>,
 }
 
 impl ClusterAuthenticator {
-    /// Authenticates by `certificates` and `tokens`; `authorizer` says who may impersonate whom.
-    pub fn new(certificates: ClientCertificates, tokens: TokenKeys, authorizer: ClusterAuthorizer) -> Self {
-        ClusterAuthenticator { certificates, tokens, authorizer, known_tokens: Mutex::default() }
+    /// Authenticates by `certificates` and `tokens`.
+    pub fn new(certificates: ClientCertificates, tokens: TokenKeys) -> Self {
+        ClusterAuthenticator { certificates, tokens, known_tokens: Mutex::default() }
     }
 
     async fn user_of(&self, request: &http::request::Parts, registry: &Registry) -> Result<UserInfo, ApiError> {
@@ -88,8 +86,7 @@ impl ClusterAuthenticator {
 #[async_trait]
 impl Authenticator for ClusterAuthenticator {
     async fn authenticate(&self, request: &http::request::Parts, registry: &Registry) -> Result<UserInfo, ApiError> {
-        let user = self.user_of(request, registry).await?;
-        impersonation::apply(user, &request.headers, &self.authorizer)
+        self.user_of(request, registry).await
     }
 }
 

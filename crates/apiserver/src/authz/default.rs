@@ -57,4 +57,8 @@ impl Authorizer for ClusterAuthorizer {
     async fn authorize(&self, attributes: &Attributes, _registry: &Registry) -> Decision {
         self.then_rbac(self.nodes.decide_fresh(attributes).await, attributes).0
     }
+
+    async fn decide(&self, attributes: &Attributes, _registry: &Registry) -> (Decision, String) {
+        self.then_rbac(self.nodes.decide_fresh(attributes).await, attributes)
+    }
 }

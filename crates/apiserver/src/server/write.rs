@@ -44,6 +44,7 @@ impl ApiServer {
     pub(super) async fn create(&self, call: &Call, body: &[u8]) -> Result<Response<Body>, ApiError> {
         let options = write_options(call, "CreateOptions")?;
         let object = read_typed(call, &call.resource, body)?;
+        record_object(call, &object);
         let write = self.write_of(call, is_dry_run(&options), &options);
         let written = self.registry().create(&write, object).await?;
         answer(call, &written)
@@ -52,6 +53,7 @@ impl ApiServer {
     pub(super) async fn update(&self, call: &Call, body: &[u8]) -> Result<Response<Body>, ApiError> {
         let options = write_options(call, "UpdateOptions")?;
         let mut object = read_typed(call, &call.resource, body)?;
+        record_object(call, &object);
         let name = &call.cx.info.name;
         match object.name() {
             "" => {
@@ -77,6 +79,9 @@ impl ApiServer {
 
     pub(super) async fn patch(&self, call: &Call, body: &[u8]) -> Result<Response<Body>, ApiError> {
         let options = write_options(call, "PatchOptions")?;
+        if let Some(audit) = &call.cx.audit {
+            audit.request_patch(body);
+        }
         let media_type = content_type(&call.parts.headers).to_owned();
         if media_type == APPLY {
             return self.apply(call, body, options).await;
@@ -196,6 +201,15 @@ impl ApiServer {
             Err(error) if !error.is_not_found() => Err(error),
             _ => Ok(()),
         }
+    }
+}
+
+/// Shows the audit record what was sent, with its defaults.
+fn record_object(call: &Call, object: &Value) {
+    if let Some(audit) = &call.cx.audit {
+        let mut shown = object.clone();
+        strategy::of(&call.resource).default(&mut shown);
+        audit.request_object(&shown);
     }
 }
 
@@ -368,6 +382,9 @@ fn delete_options(call: &Call, bytes: &[u8]) -> Result<Value, ApiError> {
     check_dry_run(&values, &mut errors);
     if !errors.is_empty() {
         return Err(ApiError::invalid(GroupKind { group: "meta.k8s.io", kind: "DeleteOptions" }, "", &errors));
+    }
+    if let Some(audit) = call.cx.audit.as_ref().filter(|_| !bytes.is_empty()) {
+        audit.request_object(&options);
     }
     Ok(options)
 }

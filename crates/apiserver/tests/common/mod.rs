@@ -16,7 +16,7 @@ use pintle_apiserver::authz::{self, Authorizer, Decision};
 use pintle_apiserver::body::Body;
 use pintle_apiserver::registry::Registry;
 use pintle_apiserver::special::Specials;
-use pintle_apiserver::{ApiServer, Parts};
+use pintle_apiserver::{ApiServer, Features, Parts};
 use pintle_store::embedded::{EmbeddedStore, Options};
 use serde_json::Value;
 use std::sync::Arc;
@@ -102,6 +102,27 @@ impl Server {
         Server { _directory: Some(directory), ..server }
     }
 
+    /// A server with what operators switch on, and the namespace `default`.
+    pub async fn with_features(features: Features) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(&directory.path().join("store"), &Options::default()).unwrap();
+        let stop = CancellationToken::new();
+        let registry = Registry::new(Arc::new(store), Scheme::builtin(), stop.clone());
+        let api = ApiServer::new(Parts {
+            registry,
+            authenticator: Arc::new(Everyone),
+            authorizer: Arc::new(Everyone),
+            admission: Arc::new(ClusterAdmission::without_rights()),
+            specials: Specials::default(),
+            aggregator: None,
+            features,
+            stop: stop.clone(),
+        });
+        let server = Server { api, stop, _directory: Some(directory) };
+        server.post("/api/v1/namespaces", &serde_json::json!({"metadata": {"name": "default"}})).await.ok();
+        server
+    }
+
     /// A server with all admission plugins, webhooks, policies and quotas among them, and the namespace `default`.
     pub async fn admitting() -> Self {
         let directory = tempfile::tempdir().unwrap();
@@ -128,6 +149,7 @@ impl Server {
             admission,
             specials,
             aggregator,
+            features: Features::default(),
             stop: stop.clone(),
         });
         Server { api, stop, _directory: None }

@@ -177,7 +177,7 @@ fn of_url(url: &str) -> Result<Place, String> {
 fn tls(bundle: &str) -> Result<Arc<ClientConfig>, String> {
     let mut roots = RootCertStore::empty();
     if bundle.is_empty() {
-        roots = SYSTEM.clone();
+        roots = system_roots();
     } else {
         let wrong = || "unable to load root certificates: unable to parse bytes as PEM block".to_owned();
         let pem = base64::engine::general_purpose::STANDARD.decode(bundle).map_err(|_| wrong())?;
@@ -194,6 +194,11 @@ fn tls(bundle: &str) -> Result<Arc<ClientConfig>, String> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(Arc::new(config))
+}
+
+/// The authorities that the system trusts.
+pub(crate) fn system_roots() -> RootCertStore {
+    SYSTEM.clone()
 }
 
 static SYSTEM: LazyLock<RootCertStore> = LazyLock::new(|| {

@@ -13,6 +13,8 @@ use std::time::Duration;
 pub(crate) struct Webhook {
     /// Tells it from all others: configuration, name and position.
     pub id: String,
+    /// The name of the configuration.
+    pub configuration: String,
     pub name: String,
     pub matching: Matching,
     pub conditions: Conditions,
@@ -47,6 +49,7 @@ fn webhook(configuration: &Value, index: usize, hook: &Value, mutating: bool, en
         _ => None,
     };
     Webhook {
+        configuration: configuration.name().to_owned(),
         id: format!("{}/{name}/{index}", configuration.name()),
         matching: Matching::of(hook, "rules"),
         conditions: Conditions::of(hook, env),

@@ -1,0 +1,94 @@
+//! Settings of the API server that have upstream's names: auditing, who is believed and who decides.
+use clap::{Args, ValueHint};
+use std::path::PathBuf;
+
+/// What operators switch on in the API server; nothing of it by default.
+#[derive(Args, Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+#[command(next_help_heading = "API server")]
+pub struct ApiServerOptions {
+    /// Record requests by the rules in this file (audit.k8s.io/v1 Policy)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit_policy_file: Option<PathBuf>,
+    /// Write audit events to this file; `-` is the standard output
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit_log_path: Option<PathBuf>,
+    /// Begin a new audit log at this size in megabytes; 0: never [default: 100]
+    #[arg(long, value_name = "MB")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit_log_maxsize: Option<u64>,
+    /// Keep old audit logs for so many days; 0: for ever [default: 366]
+    #[arg(long, value_name = "DAYS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit_log_maxage: Option<u32>,
+    /// Keep so many old audit logs; 0: all [default: 100]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit_log_maxbackup: Option<usize>,
+    /// Compress old audit logs
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit_log_compress: Option<bool>,
+    /// How requests wait for the audit log: batch, blocking, blocking-strict [default: blocking]
+    #[arg(long, value_name = "MODE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit_log_mode: Option<String>,
+    /// How many events wait for the audit log at most [default: 10000]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit_log_batch_buffer_size: Option<usize>,
+    /// Write large audit events to the log without their objects
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit_log_truncate_enabled: Option<bool>,
+    /// From which size in bytes an event of the log is large [default: 102400]
+    #[arg(long, value_name = "BYTES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit_log_truncate_max_event_size: Option<usize>,
+    /// Send audit events to the webhook in this kubeconfig
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit_webhook_config_file: Option<PathBuf>,
+    /// How requests wait for the audit webhook: batch, blocking, blocking-strict [default: batch]
+    #[arg(long, value_name = "MODE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit_webhook_mode: Option<String>,
+    /// The wait before an audit webhook that failed is asked again [default: 10s]
+    #[arg(long, value_name = "TIME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit_webhook_initial_backoff: Option<String>,
+    /// How many events wait for the audit webhook at most [default: 10000]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit_webhook_batch_buffer_size: Option<usize>,
+    /// How many events the audit webhook is sent at once at most [default: 400]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit_webhook_batch_max_size: Option<usize>,
+    /// How long an event waits for others [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit_webhook_batch_max_wait: Option<String>,
+    /// Limit how often the audit webhook is asked [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit_webhook_batch_throttle_enable: Option<bool>,
+    /// How often a second the audit webhook is asked [default: 10]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit_webhook_batch_throttle_qps: Option<f64>,
+    /// How often at once after a pause [default: 15]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit_webhook_batch_throttle_burst: Option<u32>,
+    /// Send large audit events to the webhook without their objects
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit_webhook_truncate_enabled: Option<bool>,
+    /// From which size in bytes an event for the webhook is large [default: 102400]
+    #[arg(long, value_name = "BYTES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit_webhook_truncate_max_event_size: Option<usize>,
+}
