@@ -5,6 +5,7 @@
 //! | [`ApiServer`], [`listener`] | the request pipeline, in process and over TLS |
 //! | [`request_info`], [`query`], [`context`] | what a request asks for, and who asks |
 //! | [`authn`], [`authz`], [`admission`] | the three gates before a write |
+//! | [`flow_control`] | how many requests run at the same time, and whose turn it is |
 //! | [`audit`] | who did what, recorded |
 //! | [`registry`], [`watch_cache`], [`encode`] | reading, writing and watching objects of every kind |
 //! | [`strategy`], [`defaults`] | what differs from kind to kind |
@@ -28,6 +29,7 @@ pub mod definitions;
 pub mod diff;
 pub mod encode;
 pub mod event_ttl;
+pub mod flow_control;
 pub mod follow;
 pub mod in_process;
 pub mod list_options;

@@ -18,6 +18,7 @@ use crate::compaction;
 use crate::context::RequestContext;
 use crate::definitions;
 use crate::event_ttl;
+use crate::flow_control::{self, FlowControl, Permit, Refused};
 use crate::metrics::Metrics;
 use crate::negotiate::{Negotiation, View, header, not_acceptable};
 use crate::registry::Registry;
@@ -26,8 +27,8 @@ use crate::respond;
 use crate::special::{self, SpecialRequest, SpecialResponse, SpecialRest, Specials};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use http::header::{HeaderName, HeaderValue, USER_AGENT, WWW_AUTHENTICATE};
-use http::{Request, Response};
+use http::header::{HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT, WWW_AUTHENTICATE};
+use http::{Request, Response, StatusCode};
 use pintle_api::field::go_quote;
 use pintle_api::meta::ObjectExt;
 use pintle_api::scheme::GroupResource;
@@ -74,6 +75,8 @@ pub struct Parts {
 pub struct Features {
     /// Records who did what.
     pub audit: Option<Audit>,
+    /// Decides when requests run; without it they run at once.
+    pub flow_control: Option<FlowControl>,
 }
 
 /// The API server; clones share everything.
@@ -104,7 +107,16 @@ impl ApiServer {
         if let Some(audit) = parts.features.audit.clone() {
             metrics.add(move || audit.metrics());
         }
-        ApiServer(Arc::new(Inner { parts, metrics, openapi: <_>::default(), impersonation: <_>::default() }))
+        let (control, stop) = (parts.features.flow_control.clone(), parts.stop.clone());
+        if let Some(control) = control.clone() {
+            metrics.add(move || control.metrics());
+        }
+        let server =
+            ApiServer(Arc::new(Inner { parts, metrics, openapi: <_>::default(), impersonation: <_>::default() }));
+        if let Some(control) = control {
+            tokio::spawn(flow_control::status::run(server.clone(), control, stop));
+        }
+        server
     }
 
     /// Waits until what is still to be recorded is where it belongs; for the end of the process.
@@ -138,11 +150,10 @@ impl ApiServer {
 
     /// Answers one request. Never fails: what goes wrong becomes a `Status`, a panic becomes a 500.
     pub fn handle(&self, request: Request<RequestBody>) -> BoxFuture<'static, Response<Body>> {
-        let server = self.clone();
-        Box::pin(async move { server.handle_request(request).await })
+        Box::pin(self.clone().handle_request(request))
     }
 
-    async fn handle_request(&self, request: Request<RequestBody>) -> Response<Body> {
+    async fn handle_request(self, request: Request<RequestBody>) -> Response<Body> {
         let started = Instant::now();
         let audit_id = request.headers().get(AUDIT_ID).cloned();
         let audit_id = audit_id.or_else(|| HeaderValue::try_from(uuid::Uuid::new_v4().hyphenated().to_string()).ok());
@@ -222,6 +233,37 @@ impl ApiServer {
         if !in_process && let Err(error) = self.impersonate(&mut cx, &parts.headers).await {
             return refuse(&error, &fallback, body).await;
         }
+        let permit = match self.seat(&cx).await {
+            Ok(permit) => permit,
+            Err(refused) => {
+                drain(body).await;
+                return too_many_requests(&refused);
+            }
+        };
+        let mut response = self.permitted(cx, negotiation, parts, body).await;
+        if let Some(permit) = permit {
+            permit.write_headers(response.headers_mut());
+        }
+        response
+    }
+
+    /// A seat for the request, if it needs one.
+    async fn seat(&self, cx: &RequestContext) -> Result<Option<Permit>, Refused> {
+        match &self.parts().features.flow_control {
+            Some(control) => control.admit(&cx.user, &cx.info, seat_wait(&cx.info)).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Answers a request whose turn it is.
+    async fn permitted(
+        &self,
+        cx: RequestContext,
+        negotiation: Result<Negotiation, ApiError>,
+        parts: http::request::Parts,
+        body: RequestBody,
+    ) -> Response<Body> {
+        let fallback = negotiation.as_ref().copied().unwrap_or_default();
         if let Err(error) = self.authorize(&cx).await {
             return refuse(&error, &fallback, body).await;
         }
@@ -334,11 +376,30 @@ fn is_review(object: &serde_json::Value) -> bool {
     object.kind().ends_with("Review")
 }
 
-async fn refuse(error: &ApiError, negotiation: &Negotiation, body: RequestBody) -> Response<Body> {
-    // A request that was not read would end its connection.
+/// Reads the body of a refused request: one that was not read would end its connection.
+async fn drain(body: RequestBody) {
     if let Ok(Err(error)) = tokio::time::timeout(REFUSED_BODY_WAIT, crate::codec::read_body(body)).await {
         tracing::debug!(%error, "the body of a refused request");
     }
+}
+
+fn too_many_requests(refused: &Refused) -> Response<Body> {
+    let text = "Too many requests, please try again later.\n";
+    let mut response = respond::raw(StatusCode::TOO_MANY_REQUESTS, "text/plain; charset=utf-8", text);
+    refused.write_headers(response.headers_mut());
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
+/// How long a request waits for a seat: a quarter of the time that it has.
+// upstream: getRequestWaitContext
+fn seat_wait(info: &RequestInfo) -> Duration {
+    let whole = if info.is_long_running() { REQUEST_TIMEOUT } else { timeout_of(info).unwrap_or(REQUEST_TIMEOUT) };
+    whole / 4
+}
+
+async fn refuse(error: &ApiError, negotiation: &Negotiation, body: RequestBody) -> Response<Body> {
+    drain(body).await;
     let mut response = respond::error(error, negotiation);
     if error.reason == Reason::Unauthorized {
         let realm = HeaderValue::from_static("Basic realm=\"kubernetes-master\"");

@@ -30,7 +30,7 @@ fn log_to(path: PathBuf) -> log::Config {
 async fn audited(rules: &str, path: &Path) -> Server {
     let policy = Policy::parse(&format!("apiVersion: audit.k8s.io/v1\nkind: Policy\n{rules}")).unwrap();
     let audit = Audit::new(policy, vec![log::start(log_to(path.to_owned())).unwrap()]);
-    Server::with_features(Features { audit: Some(audit) }).await
+    Server::with_features(Features { audit: Some(audit), ..Features::default() }).await
 }
 
 fn lines(path: &Path) -> Vec<Value> {
@@ -171,7 +171,7 @@ async fn a_webhook_is_sent_batches() {
     let policy =
         "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Metadata, resources: [{resources: [pods]}]}]";
     let audit = Audit::new(Policy::parse(policy).unwrap(), vec![webhook::start(remote, config)]);
-    let server = Server::with_features(Features { audit: Some(audit) }).await;
+    let server = Server::with_features(Features { audit: Some(audit), ..Features::default() }).await;
     server.get("/api/v1/pods").await.ok();
     server.api.close().await;
     let list = received.recv().await.unwrap();

@@ -42,6 +42,7 @@ pub async fn server(
     definitions::install(&registry).await.context("custom resources")?;
     let aggregator = Aggregator::start(&registry, pki, stop).await.context("aggregated API servers")?;
     api_services::keep_registered(&registry, stop.clone()).await.context("the APIServices of custom resources")?;
+    let features = features::features(&settings.options.api_server, &registry, stop).await?;
     Ok(ApiServer::new(Parts {
         registry,
         authenticator: guard.authenticator,
@@ -49,7 +50,7 @@ pub async fn server(
         admission: guard.admission,
         specials,
         aggregator: Some(aggregator),
-        features: features::features(&settings.options.api_server)?,
+        features,
         stop: stop.clone(),
     }))
 }

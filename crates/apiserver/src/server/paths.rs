@@ -32,6 +32,12 @@ impl ApiServer {
             ["metrics"] => {
                 Ok(respond::raw(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics().text()))
             }
+            ["debug", "api_priority_and_fairness", what] => {
+                let details = !cx.info.query.text("includeRequestDetails").is_empty();
+                let control = self.parts().features.flow_control.as_ref();
+                let table = control.and_then(|control| control.dump(what, details));
+                Ok(table.map_or_else(not_found, |table| respond::raw(StatusCode::OK, TEXT, table)))
+            }
             ["openapi", path @ ..] => self.openapi(cx, negotiation, parts, path).await,
             _ => self.discovery(negotiation, header(&parts.headers, ACCEPT.as_str()), &segments),
         }

@@ -14,6 +14,7 @@ use pintle_apiserver::authn::Authenticator;
 use pintle_apiserver::authz::default::ClusterAuthorizer;
 use pintle_apiserver::authz::{self, Authorizer, Decision};
 use pintle_apiserver::body::Body;
+use pintle_apiserver::flow_control::FlowControl;
 use pintle_apiserver::registry::Registry;
 use pintle_apiserver::special::Specials;
 use pintle_apiserver::{ApiServer, Features, Parts};
@@ -102,12 +103,26 @@ impl Server {
         Server { _directory: Some(directory), ..server }
     }
 
+    /// A server where `seats` requests run at the same time.
+    pub async fn flow_controlled(seats: usize) -> Self {
+        Self::with_features_of(async |registry, stop| {
+            let flow_control = Some(FlowControl::start(registry, seats, stop).await.unwrap());
+            Features { flow_control, ..Features::default() }
+        })
+        .await
+    }
+
     /// A server with what operators switch on, and the namespace `default`.
     pub async fn with_features(features: Features) -> Self {
+        Self::with_features_of(async |_, _| features).await
+    }
+
+    async fn with_features_of(features: impl AsyncFnOnce(&Registry, &CancellationToken) -> Features) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store = EmbeddedStore::open(&directory.path().join("store"), &Options::default()).unwrap();
         let stop = CancellationToken::new();
         let registry = Registry::new(Arc::new(store), Scheme::builtin(), stop.clone());
+        let features = features(&registry, &stop).await;
         let api = ApiServer::new(Parts {
             registry,
             authenticator: Arc::new(Everyone),

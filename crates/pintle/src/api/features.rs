@@ -4,17 +4,28 @@ use anyhow::{Context, Result, anyhow, bail};
 use pintle_apiserver::Features;
 use pintle_apiserver::audit::backend::{Backend, Mode};
 use pintle_apiserver::audit::{Audit, log, policy::Policy, webhook};
+use pintle_apiserver::flow_control::FlowControl;
+use pintle_apiserver::registry::Registry;
 use pintle_apiserver::remote::Remote;
 use std::path::Path;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// The size in bytes from which an audit event is large.
 const LARGE_EVENT: usize = 100 << 10;
 const BUFFER: usize = 10_000;
 
 /// What `options` switch on.
-pub fn features(options: &ApiServerOptions) -> Result<Features> {
-    Ok(Features { audit: audit(options)? })
+pub async fn features(options: &ApiServerOptions, registry: &Registry, stop: &CancellationToken) -> Result<Features> {
+    let flow_control = match options.enable_priority_and_fairness {
+        Some(false) => None,
+        _ => {
+            let seats =
+                options.max_requests_inflight.unwrap_or(400) + options.max_mutating_requests_inflight.unwrap_or(200);
+            Some(FlowControl::start(registry, seats, stop).await.context("API priority and fairness")?)
+        }
+    };
+    Ok(Features { audit: audit(options)?, flow_control })
 }
 
 fn audit(options: &ApiServerOptions) -> Result<Option<Audit>> {
@@ -97,18 +108,18 @@ mod tests {
     #[test]
     fn nothing_is_audited_without_a_policy_and_a_place() {
         let mut options = ApiServerOptions::default();
-        assert!(features(&options).expect("valid").audit.is_none());
+        assert!(audit(&options).expect("valid").is_none());
         let directory = std::env::temp_dir().join(format!("pintle-features-{}", std::process::id()));
         std::fs::create_dir_all(&directory).expect("writable");
         let policy = directory.join("policy.yaml");
         std::fs::write(&policy, "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Metadata}]\n")
             .expect("writable");
         options.audit_policy_file = Some(policy.clone());
-        assert!(features(&options).expect("valid").audit.is_none());
+        assert!(audit(&options).expect("valid").is_none());
         options.audit_log_path = Some(directory.join("audit.log"));
-        assert!(features(&options).expect("valid").audit.is_some());
+        assert!(audit(&options).expect("valid").is_some());
         options.audit_log_mode = Some("sometimes".into());
-        let error = features(&options).expect_err("no such mode").to_string();
+        let error = audit(&options).expect_err("no such mode").to_string();
         assert!(error.contains("--audit-log-mode"), "{error}");
         std::fs::remove_dir_all(&directory).expect("removable");
     }

@@ -91,4 +91,16 @@ pub struct ApiServerOptions {
     #[arg(long, value_name = "BYTES")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audit_webhook_truncate_max_event_size: Option<usize>,
+    /// Let requests wait for their turn by FlowSchemas and PriorityLevelConfigurations [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enable_priority_and_fairness: Option<bool>,
+    /// With the next one: how many requests run at the same time [default: 400]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_requests_inflight: Option<usize>,
+    /// Added to the number of requests that run at the same time [default: 200]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_mutating_requests_inflight: Option<usize>,
 }
