@@ -1,9 +1,12 @@
 //! Authentication: who makes a request. Start at [`Authenticator`].
 pub mod bootstrap_token;
 pub mod default;
+pub mod external;
 pub mod impersonation;
+pub mod oidc;
 pub mod service_account;
 pub mod tokens;
+pub mod webhook;
 pub mod x509;
 
 use crate::registry::Registry;

@@ -6,6 +6,7 @@ pub mod index;
 pub mod node;
 pub mod rbac;
 pub mod rules;
+pub mod webhook;
 
 use crate::registry::Registry;
 use crate::request_info::RequestInfo;

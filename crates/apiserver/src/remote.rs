@@ -22,6 +22,9 @@ use std::time::Duration;
 
 /// How large an answer may be, in bytes.
 const MAX_ANSWER: usize = 16 << 20;
+/// The wait before a review is tried again, and how often it is tried.
+const RETRY: Duration = Duration::from_millis(500);
+const ATTEMPTS: u32 = 5;
 /// How long an idle connection is kept.
 const IDLE: Duration = Duration::from_secs(90);
 
@@ -36,6 +39,44 @@ pub struct Remote {
 impl std::fmt::Debug for Remote {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Remote").field("uri", &self.uri).finish_non_exhaustive()
+    }
+}
+
+/// Why a service did not answer as it should.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    /// The status that it answered, if it did.
+    status: Option<u16>,
+    text: String,
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl Error {
+    /// Whether the same may succeed a little later.
+    // upstream: webhook.DefaultShouldRetry
+    fn passes(&self) -> bool {
+        self.status.is_none_or(|status| status == 429 || status >= 500)
+    }
+}
+
+/// Calls until it succeeds, or fails for good, or too often.
+pub async fn with_retries<T, F: Future<Output = Result<T, Error>>>(call: impl Fn() -> F) -> Result<T, Error> {
+    let mut backoff = Backoff::new(RETRY, ATTEMPTS);
+    loop {
+        match call().await {
+            Err(error) if error.passes() => match backoff.next() {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => return Err(error),
+            },
+            answer => return answer,
+        }
     }
 }
 
@@ -85,18 +126,22 @@ impl Remote {
     }
 
     /// Posts `body`, JSON, and returns the answer's body if it was a success.
-    pub async fn post(&self, body: &Bytes, timeout: Duration) -> Result<Bytes, String> {
+    pub async fn post(&self, body: &Bytes, timeout: Duration) -> Result<Bytes, Error> {
         self.exchange(Method::POST, &self.uri, body.clone(), timeout).await
     }
 
     /// Gets a document of the same service.
-    pub async fn get(&self, url: &str, timeout: Duration) -> Result<Bytes, String> {
-        let uri = url.parse().map_err(|error| format!("{url}: {error}"))?;
+    pub async fn get(&self, url: &str, timeout: Duration) -> Result<Bytes, Error> {
+        let uri = url.parse().map_err(|error| Error { status: None, text: format!("{url}: {error}") })?;
         self.exchange(Method::GET, &uri, Bytes::new(), timeout).await
     }
 
-    async fn exchange(&self, method: Method, uri: &Uri, body: Bytes, timeout: Duration) -> Result<Bytes, String> {
-        let failed = |why: &dyn std::fmt::Display| format!("{method} \"{uri}\": {why}");
+    async fn exchange(&self, method: Method, uri: &Uri, body: Bytes, timeout: Duration) -> Result<Bytes, Error> {
+        let refused = |status: Option<u16>, why: &dyn std::fmt::Display| {
+            let text = format!("{method} \"{uri}\": {why}");
+            Error { status, text }
+        };
+        let failed = |why: &dyn std::fmt::Display| refused(None, why);
         let mut request = Request::builder().method(&method).uri(uri).header(USER_AGENT, "kube-apiserver");
         request = request.header(ACCEPT, "application/json, */*");
         if method == Method::POST {
@@ -116,7 +161,7 @@ impl Remote {
                 return Ok(answer);
             }
             let text = String::from_utf8_lossy(answer.get(..answer.len().min(1024)).unwrap_or_default()).into_owned();
-            Err(failed(&format!("{status}: {}", text.trim())))
+            Err(refused(Some(status.as_u16()), &format!("{status}: {}", text.trim())))
         };
         tokio::time::timeout(timeout, call).await.unwrap_or_else(|_| Err(failed(&"context deadline exceeded")))
     }
@@ -310,6 +355,19 @@ mod tests {
         assert_eq!(remote.authorization.unwrap(), "Bearer secret");
         std::fs::write(&path, text.replace("cluster: a", "cluster: b")).unwrap();
         assert!(Remote::of_kubeconfig(&path).unwrap_err().contains("no cluster has the name \"b\""));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_pass_is_tried_again() {
+        let calls = std::cell::Cell::new(0);
+        let fail = |status| {
+            calls.set(calls.get() + 1);
+            async move { Err::<(), _>(Error { status, text: "no".into() }) }
+        };
+        assert!(with_retries(|| fail(Some(503))).await.is_err());
+        assert_eq!(calls.replace(0), 5);
+        assert!(with_retries(|| fail(Some(403))).await.is_err());
+        assert_eq!(calls.get(), 1);
     }
 
     #[test]

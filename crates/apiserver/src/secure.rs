@@ -2,10 +2,11 @@
 use crate::admission::{Admission, ClusterAdmission};
 use crate::authn::Authenticator;
 use crate::authn::default::ClusterAuthenticator;
+use crate::authn::external::External;
 use crate::authn::tokens::TokenKeys;
 use crate::authn::x509::ClientCertificates;
 use crate::authz::Authorizer;
-use crate::authz::default::ClusterAuthorizer;
+use crate::authz::default::{Chain, ClusterAuthorizer};
 use crate::authz::node::NodeAuthorizer;
 use crate::authz::rbac::Rbac;
 use crate::bootstrap;
@@ -31,6 +32,10 @@ pub struct Params {
     pub api_audiences: Vec<String>,
     /// `host:port` under which clients reach the server, for the OpenID discovery document.
     pub external_address: String,
+    /// Who else names users.
+    pub external: External,
+    /// Who decides what users may do.
+    pub authorization: Chain,
     /// Objects that a new cluster has besides upstream's: a default StorageClass, an add-on's service account.
     pub addons: Vec<Value>,
 }
@@ -77,12 +82,13 @@ pub async fn parts(
     bootstrap::keep_aggregated(registry, stop.clone()).await?;
     let nodes = NodeAuthorizer::start(registry, stop).await?;
     let authorizer = ClusterAuthorizer::new(nodes, Rbac::start(registry, stop).await?);
+    let authorizer = authorizer.with_chain(params.authorization.clone());
     let tokens = TokenKeys::new(pki.service_account_key(), &params.service_account_issuer, &params.api_audiences)?;
     let certificates = ClientCertificates::new(pki.client_verifier()?);
     register(specials, &tokens, &authorizer, params);
     proxy::register(specials, pki, &authorizer)?;
     Ok(SecureParts {
-        authenticator: Arc::new(ClusterAuthenticator::new(certificates, tokens.clone())),
+        authenticator: Arc::new(ClusterAuthenticator::new(certificates, tokens.clone(), params.external.clone())),
         admission: Arc::new(ClusterAdmission::start(authorizer.clone(), registry, stop).await?),
         authorizer: Arc::new(authorizer),
         tokens,
@@ -92,7 +98,7 @@ pub async fn parts(
 fn register(specials: &mut Specials, tokens: &TokenKeys, authorizer: &ClusterAuthorizer, params: &Params) {
     specials.register("", "serviceaccounts", "token", Arc::new(TokenRequest::new(tokens.clone())));
     let group = "authentication.k8s.io";
-    specials.register(group, "tokenreviews", "", Arc::new(TokenReview::new(tokens.clone())));
+    specials.register(group, "tokenreviews", "", Arc::new(TokenReview::new(tokens.clone(), params.external.clone())));
     specials.register(group, "selfsubjectreviews", "", Arc::new(SelfSubjectReview));
     let group = "authorization.k8s.io";
     for (resource, whose) in [

@@ -7,6 +7,8 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use pintle_api::scheme::Scheme;
+use pintle_apiserver::authn::external::External;
+use pintle_apiserver::authz::default::Chain;
 use pintle_apiserver::body::{RequestBody, request_body};
 use pintle_apiserver::registry::Registry;
 use pintle_apiserver::secure::{self, Params};
@@ -59,6 +61,8 @@ impl Cluster {
             service_account_issuer: "https://kubernetes.default.svc.cluster.local".into(),
             api_audiences: Vec::new(),
             external_address: format!("127.0.0.1:{port}"),
+            external: External::default(),
+            authorization: Chain::default(),
             addons: vec![json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
                                 "metadata": {"name": "local"}, "provisioner": "example.com/local"})],
         };

@@ -1,4 +1,5 @@
 //! Wires the API server: the registry on the store, who may ask, what is refused, the endpoints with behaviour of their own.
+mod access;
 mod features;
 
 use crate::start::Settings;
@@ -33,6 +34,8 @@ pub async fn server(
         service_account_issuer: format!("https://kubernetes.default.svc.{}", instance.cluster_domain),
         api_audiences: Vec::new(),
         external_address: format!("{}:{}", settings.node_ip, instance.https_port),
+        external: access::external(&settings.options.api_server, stop)?,
+        authorization: access::chain(&settings.options.api_server)?,
         addons: pintle_storage::manifests(),
     };
     let mut specials = Specials::default();

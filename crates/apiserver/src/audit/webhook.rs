@@ -131,10 +131,10 @@ impl Sender {
         loop {
             let Err(error) = self.remote.post(body, TIMEOUT).await else { return true };
             let Some(wait) = backoff.next() else {
-                tracing::error!(error, "audit events cannot be sent to the webhook and are lost");
+                tracing::error!(%error, "audit events cannot be sent to the webhook and are lost");
                 return false;
             };
-            tracing::warn!(error, "audit events cannot be sent to the webhook, will retry");
+            tracing::warn!(%error, "audit events cannot be sent to the webhook, will retry");
             tokio::time::sleep(wait).await;
         }
     }

@@ -1,5 +1,6 @@
 //! The ways to say who one is, in upstream's order: client certificate, bearer token, nothing. Start at
 //! [`ClusterAuthenticator`].
+use super::external::External;
 use super::service_account::user_of_token;
 use super::tokens::{TokenError, TokenKeys};
 use super::x509::ClientCertificates;
@@ -26,13 +27,14 @@ const REMEMBERED: usize = 4096;
 pub struct ClusterAuthenticator {
     certificates: ClientCertificates,
     tokens: TokenKeys,
+    external: External,
     known_tokens: Mutex<HashMap<[u8; 32], (Instant, UserInfo)>>,
 }
 
 impl ClusterAuthenticator {
-    /// Authenticates by `certificates` and `tokens`.
-    pub fn new(certificates: ClientCertificates, tokens: TokenKeys) -> Self {
-        ClusterAuthenticator { certificates, tokens, known_tokens: Mutex::default() }
+    /// Authenticates by `certificates` and `tokens`; tokens that others issued are for `external` to judge.
+    pub fn new(certificates: ClientCertificates, tokens: TokenKeys, external: External) -> Self {
+        ClusterAuthenticator { certificates, tokens, external, known_tokens: Mutex::default() }
     }
 
     async fn user_of(&self, request: &http::request::Parts, registry: &Registry) -> Result<UserInfo, ApiError> {
@@ -66,14 +68,21 @@ impl ClusterAuthenticator {
         })
     }
 
-    async fn user_of_bearer(&self, token: &str, now: i64, registry: &Registry) -> Result<UserInfo, TokenError> {
+    async fn user_of_bearer(&self, token: &str, now: i64, registry: &Registry) -> Result<UserInfo, String> {
         let key: [u8; 32] = Sha256::digest(token).into();
         if let Some((until, user)) = self.known_tokens.lock().get(&key)
             && Instant::now() < *until
         {
             return Ok(user.clone());
         }
-        let (user, _) = user_of_token(&self.tokens, token, self.tokens.audiences(), now, registry).await?;
+        let audiences = self.tokens.audiences();
+        let user = match user_of_token(&self.tokens, token, audiences, now, registry).await {
+            Ok((user, _)) => user,
+            Err(TokenError::Foreign) if !self.external.is_empty() => {
+                return self.external.authenticate(token, audiences, now).await;
+            }
+            Err(error) => return Err(error.to_string()),
+        };
         let mut known = self.known_tokens.lock();
         if known.len() >= REMEMBERED {
             known.clear();

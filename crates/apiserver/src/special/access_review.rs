@@ -2,7 +2,7 @@
 // upstream: pkg/registry/authorization
 use super::{SpecialRequest, SpecialResponse, SpecialRest};
 use crate::authz::default::ClusterAuthorizer;
-use crate::authz::{Attributes, Decision};
+use crate::authz::{Attributes, Authorizer, Decision};
 use crate::codec::read_object;
 use crate::registry::Registry;
 use crate::value::{Fill, Read, object_of};
@@ -54,7 +54,7 @@ impl AccessReview {
 
 #[async_trait]
 impl SpecialRest for AccessReview {
-    async fn handle(&self, request: SpecialRequest, _registry: &Registry) -> Result<SpecialResponse, ApiError> {
+    async fn handle(&self, request: SpecialRequest, registry: &Registry) -> Result<SpecialResponse, ApiError> {
         let SpecialRequest { cx, parts, body } = request;
         let mut review = read_object(&parts.headers, body).await?;
         let namespace = cx.info.namespace.as_str();
@@ -70,7 +70,8 @@ impl SpecialRest for AccessReview {
             return Err(ApiError::bad_request(text));
         }
         let user = if self.whose == Whose::Own { cx.user.clone() } else { user_of(review.field("spec")) };
-        let (decision, reason) = self.authorizer.decide(&attributes_of(user, review.field("spec")));
+        let asked = attributes_of(user, review.field("spec"));
+        let (decision, reason) = Authorizer::decide(&self.authorizer, &asked, registry).await;
         let mut status = json!({"allowed": decision == Decision::Allow});
         let fields = object_of(&mut status);
         if matches!(decision, Decision::Deny(_)) {

@@ -1,8 +1,9 @@
 //! `tokenreviews` and `selfsubjectreviews`: who a token stands for, who the caller is.
 // upstream: pkg/registry/authentication
 use super::{SpecialRequest, SpecialResponse, SpecialRest};
+use crate::authn::external::External;
 use crate::authn::service_account::user_of_token;
-use crate::authn::tokens::TokenKeys;
+use crate::authn::tokens::{TokenError, TokenKeys};
 use crate::codec::read_object;
 use crate::registry::Registry;
 use crate::value::{Fill, Read, object_of};
@@ -17,12 +18,13 @@ use serde_json::{Map, Value, json};
 #[derive(Debug)]
 pub struct TokenReview {
     keys: TokenKeys,
+    external: External,
 }
 
 impl TokenReview {
-    /// Reviews tokens signed with `keys`.
-    pub fn new(keys: TokenKeys) -> Self {
-        TokenReview { keys }
+    /// Reviews tokens signed with `keys`, and those that `external` knows.
+    pub fn new(keys: TokenKeys, external: External) -> Self {
+        TokenReview { keys, external }
     }
 }
 
@@ -41,8 +43,20 @@ impl SpecialRest for TokenReview {
             audiences = self.keys.audiences().to_vec();
         }
         let now = jiff::Timestamp::now().as_second();
-        let status = match user_of_token(&self.keys, token, &audiences, now, registry).await {
-            Ok((user, audiences)) => json!({"authenticated": true, "user": user_json(&user), "audiences": audiences}),
+        let known = match user_of_token(&self.keys, token, &audiences, now, registry).await {
+            Err(TokenError::Foreign) if !self.external.is_empty() => {
+                let found = self.external.authenticate(token, &audiences, now).await;
+                // Others speak for the audiences of the API server only.
+                let own = || self.keys.audiences().iter().filter(|own| audiences.contains(own)).cloned().collect();
+                found.map(|user| (user, own()))
+            }
+            known => known.map_err(|error| error.to_string()),
+        };
+        let status = match known {
+            Ok((user, audiences)) if !audiences.is_empty() => {
+                json!({"authenticated": true, "user": user_json(&user), "audiences": audiences})
+            }
+            Ok(_) => json!({"user": {}}),
             Err(error) => json!({"user": {}, "error": format!("[invalid bearer token, {error}]")}),
         };
         object_of(&mut review).set("status", status);

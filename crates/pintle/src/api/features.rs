@@ -95,7 +95,7 @@ fn size_limit(enabled: Option<bool>, size: Option<usize>) -> Option<usize> {
 }
 
 /// A time as Go writes it, `1m30s`.
-fn duration(given: Option<&String>, flag: &str, otherwise: Duration) -> Result<Duration> {
+pub fn duration(given: Option<&String>, flag: &str, otherwise: Duration) -> Result<Duration> {
     let Some(text) = given else { return Ok(otherwise) };
     pintle_apiserver::parse_go_duration(text)
         .with_context(|| format!("{flag} {text}: a time is written like 30s or 1m30s"))

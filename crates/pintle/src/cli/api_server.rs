@@ -103,4 +103,72 @@ pub struct ApiServerOptions {
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_mutating_requests_inflight: Option<usize>,
+    /// Believe the tokens of this OpenID issuer (an https URL)
+    #[arg(long, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oidc_issuer_url: Option<String>,
+    /// The audience that tokens of the issuer must have
+    #[arg(long, value_name = "ID")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oidc_client_id: Option<String>,
+    /// The claim that names the user [default: sub]
+    #[arg(long, value_name = "CLAIM")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oidc_username_claim: Option<String>,
+    /// Put this before users' names; `-`: nothing [default: the issuer and #, but not for the claim email]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oidc_username_prefix: Option<String>,
+    /// The claim that names the user's groups
+    #[arg(long, value_name = "CLAIM")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oidc_groups_claim: Option<String>,
+    /// Put this before groups' names
+    #[arg(long, value_name = "TEXT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oidc_groups_prefix: Option<String>,
+    /// Claims that tokens must have, claim=value, separated by commas
+    #[arg(long, value_name = "CLAIMS", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub oidc_required_claim: Vec<String>,
+    /// Algorithms that tokens may be signed with, separated by commas [default: RS256]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub oidc_signing_algs: Vec<String>,
+    /// The issuer's certificate authority [default: those of the system]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oidc_ca_file: Option<PathBuf>,
+    /// Ask the webhook in this kubeconfig about tokens
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authentication_token_webhook_config_file: Option<PathBuf>,
+    /// The version of TokenReview that it is asked in: v1 or v1beta1 [default: v1beta1]
+    #[arg(long, value_name = "VERSION")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authentication_token_webhook_version: Option<String>,
+    /// How long its answers hold [default: 2m]
+    #[arg(long, value_name = "TIME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authentication_token_webhook_cache_ttl: Option<String>,
+    /// Who decides what users may do, in this order: Node, RBAC, Webhook, AlwaysAllow, AlwaysDeny [default: Node,RBAC]
+    #[arg(long, value_name = "MODES", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub authorization_mode: Vec<String>,
+    /// The webhook in this kubeconfig decides what users may do
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authorization_webhook_config_file: Option<PathBuf>,
+    /// The version of SubjectAccessReview that it is asked in: v1 or v1beta1 [default: v1beta1]
+    #[arg(long, value_name = "VERSION")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authorization_webhook_version: Option<String>,
+    /// How long what it allowed holds [default: 5m]
+    #[arg(long, value_name = "TIME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authorization_webhook_cache_authorized_ttl: Option<String>,
+    /// How long what it refused holds [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authorization_webhook_cache_unauthorized_ttl: Option<String>,
 }
