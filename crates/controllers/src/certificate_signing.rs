@@ -14,7 +14,8 @@ use kube::Client;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use pintle_client::WorkQueue;
 use pintle_client::informer::{Change, Informer};
-use pintle_pki::{Authority, LeafSpec, SigningRequest};
+use pintle_pki::authority::LEAF_LIFE;
+use pintle_pki::{Authority, SigningRequest, Usages};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -24,6 +25,10 @@ use std::time::Duration;
 const KUBELET_CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 /// The signer of kubelets' serving certificates.
 const KUBELET_SERVING: &str = "kubernetes.io/kubelet-serving";
+/// The signer of everybody else's client certificates.
+const API_CLIENT: &str = "kubernetes.io/kube-apiserver-client";
+/// The signer of whatever was asked for before there were signers.
+const LEGACY_UNKNOWN: &str = "kubernetes.io/legacy-unknown";
 const NODE_PREFIX: &str = "system:node:";
 const NODES: &str = "system:nodes";
 const BOOTSTRAP_PREFIX: &str = "system:bootstrap:";
@@ -245,15 +250,18 @@ impl Signing {
         let Some(parsed) = SigningRequest::parse(&request.spec.request.0) else { return Ok(None) };
         let mut changed = request.clone();
         let status = changed.status.get_or_insert_default();
-        match leaf_of(request, &parsed) {
+        match signing_problem(request, &parsed) {
             None => return Ok(Some(HOUR)),
-            Some(Ok(spec)) => {
+            Some(None) => {
+                let names = request.spec.usages.iter().flatten().map(String::as_str);
+                let unknown = |names: Vec<String>| Error::Unfinished(format!("unrecognized usages: {names:?}"));
+                let usages = Usages::parse(names).map_err(unknown)?;
                 let pem = String::from_utf8_lossy(&request.spec.request.0).into_owned();
-                let issued = self.authority.sign_request(&pem, &spec, life(request.spec.expiration_seconds));
+                let issued = self.authority.sign_as_asked(&pem, &usages, life(request.spec.expiration_seconds));
                 let issued = issued.map_err(|error| Error::Unfinished(error.to_string()))?;
                 status.certificate = Some(ByteString(issued.certificate_pem.into_bytes()));
             }
-            Some(Err(problem)) => {
+            Some(Some(problem)) => {
                 status.conditions.get_or_insert_default().push(CertificateSigningRequestCondition {
                     type_: "Failed".to_owned(),
                     status: "True".to_owned(),
@@ -290,24 +298,38 @@ fn certificate(request: &CertificateSigningRequest) -> Option<&ByteString> {
     request.status.as_ref()?.certificate.as_ref().filter(|bytes| !bytes.0.is_empty())
 }
 
-/// When a request is forgotten: an hour after it was decided, a day after it was made.
+/// When a request is forgotten: an hour after it was denied, failed or served, a day after it was made or approved without
+/// that, and at the latest when its certificate ends.
+// upstream: cleaner.go
 fn expiry(request: &CertificateSigningRequest) -> Option<Timestamp> {
-    let made = request.metadata.creation_timestamp.as_ref()?.0;
-    let conditions = request.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    let decided = conditions.filter(|condition| matches!(condition.type_.as_str(), "Approved" | "Denied" | "Failed"));
-    let decided = decided.filter_map(|condition| condition.last_update_time.as_ref()).map(|time| time.0).max();
-    match decided {
-        Some(decided) if certificate(request).is_some() || !has_condition(request, "Approved") => {
-            Some(decided + SignedDuration::from_hours(1))
-        }
-        Some(_) => None,
-        None => Some(made + SignedDuration::from_hours(24)),
+    let conditions: Vec<_> = request.status.iter().flat_map(|status| status.conditions.iter().flatten()).collect();
+    if conditions.is_empty() {
+        let made = request.metadata.creation_timestamp.as_ref()?.0;
+        return Some(made + SignedDuration::from_hours(24));
     }
+    let issued = certificate(request);
+    let of = |condition: &CertificateSigningRequestCondition| {
+        let hours = match condition.type_.as_str() {
+            "Denied" | "Failed" => 1,
+            "Approved" => {
+                if issued.is_some() {
+                    1
+                } else {
+                    24
+                }
+            }
+            _ => return None,
+        };
+        Some(condition.last_update_time.as_ref()?.0 + SignedDuration::from_hours(hours))
+    };
+    let end = issued.and_then(|pem| pintle_pki::signer::end_of(&pem.0));
+    let end = end.and_then(|end| Timestamp::try_from(end).ok()).filter(|_| has_condition(request, "Approved"));
+    conditions.into_iter().filter_map(of).chain(end).min()
 }
 
 fn life(seconds: Option<i32>) -> Duration {
     let asked = seconds.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
-    asked.unwrap_or(pintle_pki::authority::LEAF_LIFE).max(Duration::from_secs(600))
+    asked.unwrap_or(LEAF_LIFE).clamp(Duration::from_secs(600), LEAF_LIFE)
 }
 
 /// What `request` is for; `None`: nothing that is approved here.
@@ -328,22 +350,28 @@ fn recognize(request: &CertificateSigningRequest, parsed: &SigningRequest) -> Op
     }
 }
 
-/// The certificate that an approved request gets, or why it cannot have one; `None` if another signer is asked.
-fn leaf_of(request: &CertificateSigningRequest, parsed: &SigningRequest) -> Option<Result<LeafSpec, String>> {
+/// What keeps an approved request from being signed, if anything does; `None` if another signer is asked.
+// upstream: signer.go, getCSRVerificationFuncForSignerName
+fn signing_problem(request: &CertificateSigningRequest, parsed: &SigningRequest) -> Option<Option<String>> {
     let usages = request.spec.usages.as_deref().unwrap_or_default();
-    let client =
-        || LeafSpec { organizations: parsed.organizations.clone(), ..LeafSpec::client(&parsed.common_name, None) };
-    Some(match request.spec.signer_name.as_str() {
-        KUBELET_CLIENT => client_problem(parsed, usages).map_or_else(|| Ok(client()), Err),
-        KUBELET_SERVING => serving_form_problem(parsed, usages).map_or_else(
-            || {
-                let spec = LeafSpec::server(&parsed.common_name, parsed.names());
-                Ok(LeafSpec { organizations: parsed.organizations.clone(), ..spec })
-            },
-            Err,
-        ),
-        _ => return None,
-    })
+    match request.spec.signer_name.as_str() {
+        KUBELET_CLIENT => Some(client_problem(parsed, usages)),
+        KUBELET_SERVING => Some(serving_form_problem(parsed, usages)),
+        API_CLIENT => Some(api_client_problem(usages)),
+        LEGACY_UNKNOWN => Some(None),
+        _ => None,
+    }
+}
+
+/// What keeps usages from being those of a client of the API.
+// upstream: validAPIServerClientUsages
+fn api_client_problem(usages: &[String]) -> Option<String> {
+    let allowed = ["digital signature", "key encipherment", "client auth"];
+    if let Some(other) = usages.iter().find(|usage| !allowed.contains(&usage.as_str())) {
+        return Some(format!("invalid usage for client certificate: {other}"));
+    }
+    let is_client = usages.iter().any(|usage| usage == "client auth");
+    (!is_client).then(|| "missing required usage for client certificate: client auth".to_owned())
 }
 
 fn usages_are(usages: &[String], purpose: &str) -> bool {
@@ -414,7 +442,7 @@ fn serving_problem(parsed: &SigningRequest, nodes: &[Arc<Node>]) -> Option<Strin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pintle_pki::request;
+    use pintle_pki::{LeafSpec, request};
     use serde_json::Value;
 
     fn usages(purpose: &str) -> Value {
@@ -481,16 +509,51 @@ mod tests {
 
     #[test]
     fn an_approved_request_that_breaks_its_signers_rules_fails() {
-        let spec = LeafSpec::client("admin", Some("system:masters"));
-        let request = csr("admin", &[], KUBELET_CLIENT, &usages("client auth"), &spec);
+        let problem = |signer: &str, usages: Value, spec: &LeafSpec| {
+            let request = csr("admin", &[], signer, &usages, spec);
+            signing_problem(&request, &parsed(&request))
+        };
+        let (admin, node) = (LeafSpec::client("admin", Some("system:masters")), LeafSpec::node_client("n1"));
+        let said = |text: &str| Some(Some(text.to_owned()));
         assert_eq!(
-            leaf_of(&request, &parsed(&request)).unwrap().unwrap_err(),
-            "subject organization is not system:nodes"
+            problem(KUBELET_CLIENT, usages("client auth"), &admin),
+            said("subject organization is not system:nodes")
         );
-        let request = csr("admin", &[], KUBELET_CLIENT, &json!(["any"]), &LeafSpec::node_client("n1"));
-        let problem = leaf_of(&request, &parsed(&request)).unwrap().unwrap_err();
-        assert_eq!(problem, "usages did not match [client auth digital signature key encipherment]");
-        let request = csr("admin", &[], "example.com/mine", &json!(["any"]), &LeafSpec::node_client("n1"));
-        assert!(leaf_of(&request, &parsed(&request)).is_none());
+        assert_eq!(
+            problem(KUBELET_CLIENT, json!(["any"]), &node),
+            said("usages did not match [client auth digital signature key encipherment]")
+        );
+        assert_eq!(problem(KUBELET_CLIENT, usages("client auth"), &node), Some(None));
+        assert_eq!(problem(API_CLIENT, usages("client auth"), &admin), Some(None));
+        assert_eq!(
+            problem(API_CLIENT, usages("server auth"), &admin),
+            said("invalid usage for client certificate: server auth")
+        );
+        assert_eq!(
+            problem(API_CLIENT, json!(["digital signature"]), &admin),
+            said("missing required usage for client certificate: client auth")
+        );
+        assert_eq!(problem(LEGACY_UNKNOWN, json!(["any"]), &admin), Some(None));
+        assert_eq!(problem("example.com/mine", json!(["any"]), &node), None);
+    }
+
+    #[test]
+    fn requests_are_forgotten_by_what_became_of_them() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let request = |conditions: Value, issued: bool| -> CertificateSigningRequest {
+            let mut value = json!({"metadata": {"name": "r", "creationTimestamp": "2026-01-01T00:00:00Z"},
+                "spec": {"request": "", "signerName": "s"}, "status": {"conditions": conditions}});
+            if issued {
+                value["status"]["certificate"] = "eA==".into();
+            }
+            serde_json::from_value(value).unwrap()
+        };
+        let condition =
+            |kind: &str| json!([{"type": kind, "status": "True", "lastUpdateTime": "2026-01-01T06:00:00Z"}]);
+        assert_eq!(expiry(&request(json!([]), false)), Some(at("2026-01-02T00:00:00Z")));
+        assert_eq!(expiry(&request(condition("Approved"), false)), Some(at("2026-01-02T06:00:00Z")));
+        assert_eq!(expiry(&request(condition("Approved"), true)), Some(at("2026-01-01T07:00:00Z")));
+        assert_eq!(expiry(&request(condition("Denied"), false)), Some(at("2026-01-01T07:00:00Z")));
+        assert_eq!(expiry(&request(condition("Failed"), false)), Some(at("2026-01-01T07:00:00Z")));
     }
 }

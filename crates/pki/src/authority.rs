@@ -103,6 +103,14 @@ impl Authority {
         &self.clock
     }
 
+    pub(crate) fn issuer(&self) -> &Issuer<'static, KeyPair> {
+        &self.issuer
+    }
+
+    pub(crate) fn not_after(&self) -> SystemTime {
+        self.not_after
+    }
+
     /// Makes a key and a certificate for `spec`, valid for [`LEAF_LIFE`].
     pub fn issue(&self, spec: &LeafSpec) -> Result<Issued, Error> {
         let key = KeyPair::generate()?;
@@ -157,7 +165,7 @@ fn authority_params(common_name: &str, now: SystemTime) -> Result<CertificatePar
 }
 
 /// 62 random bits, positive: RFC 5280 asks for a positive number, unique within the authority.
-fn random_serial() -> Result<u64, Error> {
+pub(crate) fn random_serial() -> Result<u64, Error> {
     let mut bytes = [0u8; 8];
     rustls::crypto::ring::default_provider()
         .secure_random

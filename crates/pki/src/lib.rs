@@ -13,6 +13,7 @@ pub mod kubeconfig;
 pub mod leaf;
 pub mod request;
 pub mod service_account;
+pub mod signer;
 pub mod tls;
 
 pub use authority::Authority;
@@ -24,6 +25,7 @@ pub use kubeconfig::Kubeconfig;
 pub use leaf::{Leaf, LeafSpec};
 pub use request::SigningRequest;
 pub use service_account::ServiceAccountKey;
+pub use signer::Usages;
 
 use std::path::PathBuf;
 
@@ -49,6 +51,9 @@ pub enum Error {
     /// A certificate cannot be made from what was asked for.
     #[error("cannot issue a certificate: {0}")]
     Issue(#[from] rcgen::Error),
+    /// A certificate request cannot be read, or was not signed with its key.
+    #[error("the certificate request cannot be used: {0}")]
+    Request(String),
     /// A TLS configuration cannot be built.
     #[error("cannot set up TLS: {0}")]
     Tls(String),
