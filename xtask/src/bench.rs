@@ -5,9 +5,9 @@ mod process;
 mod scheduler;
 mod start;
 
-use anyhow::{Context, Result};
+use crate::cluster::Cluster;
+use anyhow::Result;
 use std::path::PathBuf;
-use std::process::Command;
 
 /// What to measure, with what.
 #[derive(Debug, clap::Args)]
@@ -58,68 +58,10 @@ impl Bench {
         Ok(())
     }
 
-    /// A cluster of Pintle with a data directory of its own; reset when dropped.
+    /// A cluster of Pintle.
     fn cluster(&self) -> Result<Cluster> {
-        let dir = tempfile::Builder::new().prefix("pintle-bench-").tempdir()?;
-        let pintle =
-            self.pintle.canonicalize().with_context(|| format!("{}: build it first", self.pintle.display()))?;
-        Ok(Cluster { pintle, dir })
+        Cluster::new(&self.pintle)
     }
-}
-
-/// One cluster of Pintle.
-struct Cluster {
-    pintle: PathBuf,
-    dir: tempfile::TempDir,
-}
-
-impl Cluster {
-    fn command(&self, verbs: &[&str]) -> Command {
-        let mut command = Command::new(&self.pintle);
-        command.args(verbs).arg("--data-dir").arg(self.dir.path().join("data"));
-        command
-    }
-
-    fn up(&self) -> Result<()> {
-        run(self.command(&["up"]).arg("--detach").arg("--kubeconfig").arg(self.kubeconfig()))?;
-        Ok(())
-    }
-
-    fn down(&self) -> Result<()> {
-        run(&mut self.command(&["down"]))?;
-        Ok(())
-    }
-
-    fn kubeconfig(&self) -> PathBuf {
-        self.dir.path().join("kubeconfig")
-    }
-
-    fn status(&self) -> Result<serde_json::Value> {
-        Ok(serde_json::from_str(&run(self.command(&["status"]).arg("--json"))?)?)
-    }
-
-    fn pid(&self) -> Result<i32> {
-        let pid = self.status()?["pid"].as_i64().context("the cluster does not run")?;
-        Ok(pid.try_into()?)
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        if let Err(error) = run(self.command(&["reset"]).arg("--yes")) {
-            eprintln!("cannot reset the cluster: {error:#}");
-        }
-    }
-}
-
-/// Runs a command that must succeed; returns what it printed.
-fn run(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("{command:?}"))?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    if !output.status.success() {
-        anyhow::bail!("{command:?} failed: {text}{}", String::from_utf8_lossy(&output.stderr));
-    }
-    Ok(text)
 }
 
 /// Median, minimum and maximum of a figure.

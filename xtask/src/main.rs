@@ -1,7 +1,9 @@
 //! Developer commands: `cargo xtask <command>`.
 mod bench;
+mod cluster;
 mod diff;
 mod schema;
+mod soak;
 
 use clap::{Parser, Subcommand};
 
@@ -20,6 +22,8 @@ enum Command {
     Bench(bench::Bench),
     /// Compare the answers of Pintle's API server with those of upstream's.
     Diff(diff::Args),
+    /// Run pods at random while the server is killed, and look for what is left or wrong.
+    Soak(soak::Args),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -27,5 +31,6 @@ fn main() -> anyhow::Result<()> {
         Command::Schema(args) => schema::run(&args),
         Command::Bench(bench) => bench.run(),
         Command::Diff(args) => diff::run(&args),
+        Command::Soak(args) => soak::run(&args),
     }
 }

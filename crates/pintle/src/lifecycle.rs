@@ -3,7 +3,7 @@ use crate::cli::{DownArgs, KubeconfigArgs, ResetArgs, StatusArgs};
 use crate::instance::{Instance, Paths, write_private};
 use crate::{kubeconfig, machine};
 use anyhow::{Context, Result, bail};
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod};
 use kube::Api;
 use kube::api::ListParams;
 use nix::sys::signal::{Signal, kill};
@@ -13,6 +13,10 @@ use std::io::{IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// Pause before a cluster that is starting is asked again.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Stops the cluster's process and, if asked, the containers of its pods.
 pub fn down(args: &DownArgs) -> Result<()> {
@@ -213,16 +217,49 @@ pub fn status(args: &StatusArgs) -> Result<ExitCode> {
     }))
 }
 
-async fn ask(paths: &Paths, status: &mut Status) -> Result<()> {
+/// Waits until the cluster that runs in `paths` is Ready (with `nodes`: its first node too), and returns its process.
+/// `None`: no process has it; one that was just killed holds it for a moment.
+pub fn await_ready(paths: &Paths, nodes: bool, patience: Duration) -> Result<Option<i32>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let end = Instant::now() + patience;
+    loop {
+        let Some(pid) = paths.owner()? else { return Ok(None) };
+        let ready = async {
+            let found = Api::<Node>::all(client(paths).await?).list(&ListParams::default()).await?;
+            anyhow::Ok(!nodes || found.iter().any(|node| ready(node).is_some_and(|c| c.status == "True")))
+        };
+        match runtime.block_on(ready) {
+            Ok(true) => return Ok(Some(pid)),
+            Err(error) if Instant::now() > end => {
+                return Err(error).with_context(|| format!("the cluster runs (process {pid}) but does not answer"));
+            }
+            Ok(false) if Instant::now() > end => {
+                bail!("the cluster runs (process {pid}) but no node is Ready; its log is {}", paths.log().display());
+            }
+            Ok(false) | Err(_) => std::thread::sleep(LOOK_AGAIN),
+        }
+    }
+}
+
+/// The administrator's client of a cluster of this machine.
+async fn client(paths: &Paths) -> Result<kube::Client> {
     let kubeconfig = kube::config::Kubeconfig::read_from(paths.kubeconfig())?;
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default()).await?;
-    let client = kube::Client::try_from(config)?;
+    Ok(kube::Client::try_from(config)?)
+}
+
+fn ready(node: &Node) -> Option<&NodeCondition> {
+    node.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| condition.type_ == "Ready")
+}
+
+async fn ask(paths: &Paths, status: &mut Status) -> Result<()> {
+    let client = client(paths).await?;
     for node in Api::<Node>::all(client.clone()).list(&ListParams::default()).await? {
-        let ready = node.status.iter().flat_map(|s| s.conditions.iter().flatten()).find(|c| c.type_ == "Ready");
+        let ready = ready(&node);
         status.nodes.push(NodeStatus {
-            name: node.metadata.name.unwrap_or_default(),
             ready: ready.is_some_and(|condition| condition.status == "True"),
             reason: ready.and_then(|condition| condition.reason.clone()).unwrap_or_default(),
+            name: node.metadata.name.unwrap_or_default(),
         });
     }
     let pods = Api::<Pod>::all(client).list(&ListParams::default()).await?;

@@ -56,7 +56,7 @@ fn begin(data: &Path, in_background: bool, flags: Options, with_node: bool) -> R
     let paths = Paths::new(data)?;
     paths.create()?;
     if in_background {
-        if let Some(pid) = paths.owner()? {
+        if let Some(pid) = lifecycle::await_ready(&paths, with_node, READY_TIMEOUT)? {
             println!("the cluster in {} runs already (process {pid})", paths.data.display());
             return Ok(ExitCode::SUCCESS);
         }

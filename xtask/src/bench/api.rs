@@ -1,6 +1,7 @@
 //! Writes, lists and watches through upstream's `apibench`, on Pintle and on upstream's API server, with the servers' CPU time.
 use super::process::{Usage, named, usage};
-use super::{Bench, heading, run};
+use super::{Bench, heading};
+use crate::cluster::run;
 use anyhow::{Context, Result};
 use serde_json::Value;
 use std::path::Path;

@@ -1,12 +1,11 @@
 //! From POST to Running: one pod at a time, fifty at once, and what each running pod costs.
 use super::process::{named, usage};
-use super::{Bench, Spread, heading, run};
+use super::{Bench, Spread, heading};
 use anyhow::{Context, Result};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, ListParams, PostParams, WatchEvent, WatchParams};
 use std::collections::HashSet;
-use std::process::Command;
 use std::time::Instant;
 
 const IMAGE: &str = "pintle.dev/bench/busybox:1";
@@ -17,23 +16,10 @@ const MANY: usize = 50;
 pub fn run_subject(bench: &Bench) -> Result<()> {
     let cluster = bench.cluster()?;
     cluster.up()?;
-    let root = cluster.dir.path().join("image");
-    std::fs::create_dir_all(root.join("bin"))?;
-    std::fs::copy("/bin/busybox", root.join("bin/busybox")).context("install busybox-static")?;
-    std::os::unix::fs::symlink("busybox", root.join("bin/sleep"))?;
-    let tar = cluster.dir.path().join("busybox.tar");
-    run(Command::new(&cluster.pintle)
-        .args(["image", "pack"])
-        .arg(&root)
-        .args(["--name", IMAGE])
-        .arg("--output")
-        .arg(&tar))?;
-    run(cluster.command(&["image", "load"]).arg(&tar))?;
+    cluster.load_busybox(IMAGE, &["sleep"])?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let config = kube::config::Kubeconfig::read_from(cluster.kubeconfig())?;
-        let config = kube::Config::from_custom_kubeconfig(config, &kube::config::KubeConfigOptions::default()).await?;
-        let pods = Api::<Pod>::namespaced(kube::Client::try_from(config)?, "default");
+        let pods = Api::<Pod>::namespaced(cluster.client().await?, "default");
         let mut single = Vec::new();
         for n in 0..=SINGLE {
             let elapsed = start(&pods, &[format!("single-{n}")]).await?;

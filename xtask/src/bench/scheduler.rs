@@ -1,6 +1,7 @@
 //! Pods per second: the decision alone at 5,000 nodes, and from POST to binding through the API with nodes that only exist
 //! on paper.
-use super::{Bench, Cluster, Spread, heading, run};
+use super::{Bench, Cluster, Spread, heading};
+use crate::cluster::run;
 use anyhow::{Context, Result};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node, Pod};

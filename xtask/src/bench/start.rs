@@ -61,8 +61,8 @@ fn restart(cluster: &Cluster) -> Result<f64> {
 /// Upstream's API server and etcd: started on empty data, or on what the last start left.
 fn upstream_start(bench: &Bench, keep: bool) -> Result<f64> {
     let script = bench.upstream.join("apiserver.sh");
-    let output = super::run(Command::new(&script).arg("start").env("KEEP", if keep { "1" } else { "" }))?;
-    super::run(Command::new(&script).arg("stop"))?;
+    let output = crate::cluster::run(Command::new(&script).arg("start").env("KEEP", if keep { "1" } else { "" }))?;
+    crate::cluster::run(Command::new(&script).arg("stop"))?;
     let after = output.split("API server ready after ").nth(1).context("apiserver.sh prints its time")?;
     Ok(after.split_whitespace().next().context("a number")?.parse()?)
 }
@@ -72,14 +72,14 @@ pub fn idle(bench: &Bench) -> Result<()> {
     let cluster = bench.cluster()?;
     cluster.up()?;
     let script = bench.upstream.join("apiserver.sh");
-    super::run(Command::new(&script).arg("start"))?;
+    crate::cluster::run(Command::new(&script).arg("start"))?;
     std::thread::sleep(SETTLE);
     let ours = vec![cluster.pid()?];
     let theirs = [named("kube-apiserver")?, named("etcd")?].concat();
     let (before, upstream_before) = (usage(&ours)?, usage(&theirs)?);
     std::thread::sleep(WATCH);
     let (after, upstream_after) = (usage(&ours)?, usage(&theirs)?);
-    super::run(Command::new(&script).arg("stop"))?;
+    crate::cluster::run(Command::new(&script).arg("stop"))?;
     heading("Idle", &["figure", "Pintle, control plane and node", "upstream etcd + kube-apiserver", "ratio"]);
     let mib = |kib: u64| kib as f64 / 1024.0;
     let row = |name: &str, a: f64, b: f64| println!("| {name} | {a:.2} | {b:.2} | {:.2} |", a / b);
