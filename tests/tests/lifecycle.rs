@@ -1,6 +1,6 @@
 //! Starting, stopping and removing clusters, and two of them on one machine.
 #![allow(clippy::unwrap_used)]
-use cluster_tests::{Cluster, Host, run, show, text};
+use cluster_tests::{Cluster, Host, eventually, run, show, text};
 
 #[test]
 fn two_clusters_live_side_by_side_and_each_is_removed_without_the_other() {
@@ -51,5 +51,27 @@ fn everything_acknowledged_before_a_sigkill_is_there_after_it() {
     for n in 0..20 {
         assert!(names.lines().any(|name| name == format!("configmap/kept-{n}")), "kept-{n} is lost");
     }
+    cluster.reset();
+}
+
+/// As after a kill between two steps of a pod's end, when the API has forgotten the pod.
+#[test]
+fn what_is_left_of_pods_that_are_gone_is_removed_at_the_next_start() {
+    let host = Host::new("orphans");
+    let cluster = Cluster::up(&host);
+    run(&mut cluster.pintle(&["down"]));
+    let instance = std::fs::read_to_string(cluster.data().join("instance.json")).unwrap();
+    let instance: serde_json::Value = serde_json::from_str(&instance).unwrap();
+    let uid = "6a2f41ac-0000-4000-8000-000000000001";
+    let group = format!("pintle-{}/kubepods/besteffort/pod{uid}", instance["id"].as_str().unwrap());
+    let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/memory", "/sys/fs/cgroup/cpu", "/sys/fs/cgroup/pids"];
+    let pods = roots.map(|root| std::path::Path::new(root).join(&group));
+    let mut left: Vec<_> =
+        pods.into_iter().filter(|dir| dir.parent().unwrap().parent().unwrap().parent().unwrap().exists()).collect();
+    left.push(cluster.data().join(format!("kubelet/logs/default_web_{uid}")));
+    assert!(left.len() > 1, "there is a cgroup");
+    left.iter().for_each(|dir| std::fs::create_dir_all(dir).unwrap());
+    assert!(cluster.start(&[]).status.success());
+    eventually("nothing of the pod is left", || left.iter().all(|dir| !dir.exists()).then_some(()));
     cluster.reset();
 }

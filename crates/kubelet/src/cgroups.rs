@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::pods::PodExt;
 use crate::resources;
 use k8s_openapi::api::core::v1::Pod;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,31 @@ pub fn pod_path(config: &Config, pod: &Pod) -> String {
         _ => "/besteffort",
     };
     format!("{root}/kubepods{class}/pod{}", pod.uid())
+}
+
+/// The UIDs of the pods that have a group.
+pub fn known_uids(config: &Config) -> BTreeSet<String> {
+    let entries = classes(config).into_iter().filter_map(|class| fs::read_dir(class).ok()).flatten().flatten();
+    let uids = entries.filter_map(|entry| entry.file_name().to_str()?.strip_prefix("pod").map(str::to_owned));
+    uids.collect()
+}
+
+/// Removes the group of a pod of which nothing but the UID is known.
+pub fn remove_of(config: &Config, uid: &str) -> Result<(), String> {
+    for dir in classes(config).into_iter().map(|class| class.join(format!("pod{uid}"))) {
+        remove_tree(&dir).map_err(|error| format!("cannot remove cgroup {}: {error}", dir.display()))?;
+    }
+    Ok(())
+}
+
+/// The directories in which pods' groups are: of each class in each hierarchy. None if other software manages them.
+fn classes(config: &Config) -> Vec<PathBuf> {
+    if !config.manage_cgroups {
+        return Vec::new();
+    }
+    let below = format!("{}/kubepods", config.cgroup_root.trim_matches('/'));
+    let of = |hierarchy: PathBuf| ["", "burstable", "besteffort"].map(|class| hierarchy.join(&below).join(class));
+    hierarchies().into_iter().flat_map(of).collect()
 }
 
 fn is_v2() -> bool {

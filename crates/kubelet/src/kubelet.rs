@@ -1,5 +1,6 @@
 //! Puts the parts together: what pods share, the watch on this node's pods, and one worker for each of them.
 use crate::allocation::Allocations;
+use crate::cgroups;
 use crate::config::Config;
 use crate::downward::NodeFacts;
 use crate::events::Recorder;
@@ -25,6 +26,7 @@ use pintle_client::informer::Change;
 use pintle_client::{Informer, Informers};
 use pintle_runtime::cri::{self, ImageService, RuntimeService};
 use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -241,21 +243,32 @@ async fn remove_orphans(kubelet: &Arc<Kubelet>, known: &HashSet<String>) {
             return;
         }
     };
+    let logs = pod_log_dirs(&kubelet.config.pod_logs_dir);
     let mut uids: HashSet<String> = kubelet.volumes.known_uids().into_iter().collect();
+    uids.extend(cgroups::known_uids(&kubelet.config));
+    uids.extend(logs.iter().map(|(uid, _)| uid.clone()));
     uids.extend(sandboxes.iter().filter_map(|sandbox| sandbox.labels.get(labels::POD_UID).cloned()));
     for uid in uids.difference(known) {
         tracing::info!(uid, "removing what is left of a pod that is gone");
         let mine = sandboxes.iter().filter(|sandbox| sandbox.labels.get(labels::POD_UID) == Some(uid));
         for sandbox in mine {
-            let label = |key: &str| sandbox.labels.get(key).map(String::as_str).unwrap_or_default();
             worker::remove_sandbox(kubelet, &sandbox.id).await;
-            let dir = kubelet.config.pod_log_dir(label(labels::POD_NAMESPACE), label(labels::POD_NAME), uid);
-            worker::remove_dir(&dir);
         }
+        logs.iter().filter(|(of, _)| of == uid).for_each(|(_, dir)| worker::remove_dir(dir));
         if let Err(error) = kubelet.volumes.tear_down(uid).await {
             tracing::warn!(uid, error, "cannot remove the volumes of a pod that is gone");
         }
+        if let Err(error) = cgroups::remove_of(&kubelet.config, uid) {
+            tracing::warn!(uid, error, "cannot remove the cgroup of a pod that is gone");
+        }
     }
+}
+
+/// The directories of pods' logs, by UID.
+fn pod_log_dirs(root: &Path) -> Vec<(String, PathBuf)> {
+    let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
+    let uid_of = |path: &Path| Some(path.file_name()?.to_str()?.rsplit_once('_')?.1.to_owned());
+    entries.filter_map(|entry| Some((uid_of(&entry.path())?, entry.path()))).collect()
 }
 
 /// Wakes the worker of each pod that something happened to in the runtime.
