@@ -17,7 +17,12 @@ pub struct RequestContext {
     /// The request's audit record, if it has one.
     pub audit: Option<Arc<AuditContext>>,
     warnings: Mutex<Vec<String>>,
+    /// Where warnings go instead, if the request is handed on.
+    shared: Option<SharedWarnings>,
 }
+
+/// Warnings of a request that somebody else answers.
+pub type SharedWarnings = Arc<Mutex<Vec<String>>>;
 
 impl RequestContext {
     /// A context for `user` and `info`.
@@ -32,7 +37,7 @@ impl RequestContext {
 
     /// Adds a warning for the client (a `Warning: 299` header); repeated ones count once.
     pub fn warn(&self, text: impl Into<String>) {
-        let (text, mut warnings) = (text.into(), self.warnings.lock());
+        let (text, mut warnings) = (text.into(), self.shared.as_deref().unwrap_or(&self.warnings).lock());
         if !warnings.contains(&text) {
             warnings.push(text);
         }
@@ -43,6 +48,12 @@ impl RequestContext {
         if let Some(audit) = &self.audit {
             audit.annotate(key, value);
         }
+    }
+
+    /// Lets warnings be read after the request has been handed on.
+    pub fn share_warnings(&mut self) -> SharedWarnings {
+        let warnings = std::mem::take(self.warnings.get_mut());
+        self.shared.insert(Arc::new(Mutex::new(warnings))).clone()
     }
 
     /// Takes the warnings collected so far.

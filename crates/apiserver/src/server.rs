@@ -330,7 +330,7 @@ impl ApiServer {
             return self.resource(cx, negotiation, parts, body).await;
         }
         if let Some(rest) = self.parts().specials.find_path(&cx.info.path).cloned() {
-            return self.special(&*rest, SpecialRequest { cx, parts, body }, negotiation).await;
+            return self.special(&*rest, cx, parts, body, negotiation).await;
         }
         self.path(&cx, &negotiation, &parts).await
     }
@@ -338,8 +338,25 @@ impl ApiServer {
     pub(crate) async fn special(
         &self,
         rest: &dyn SpecialRest,
-        request: SpecialRequest,
+        mut cx: RequestContext,
+        parts: http::request::Parts,
+        body: RequestBody,
         negotiation: Negotiation,
+    ) -> Result<Response<Body>, ApiError> {
+        let warnings = (cx.info.is_resource_request && !cx.info.is_long_running()).then(|| cx.share_warnings());
+        let request = SpecialRequest { cx, parts, body, admission: self.parts().admission.clone() };
+        let answer = self.special_answer(rest, request, &negotiation).await;
+        let Some(warnings) = warnings else { return answer };
+        let mut response = answer.unwrap_or_else(|error| respond::error(&error, &negotiation));
+        respond::add_warnings(&mut response, &warnings.lock());
+        Ok(response)
+    }
+
+    async fn special_answer(
+        &self,
+        rest: &dyn SpecialRest,
+        request: SpecialRequest,
+        negotiation: &Negotiation,
     ) -> Result<Response<Body>, ApiError> {
         match rest.handle(request, self.registry()).await? {
             SpecialResponse::Raw(response) => Ok(response),
@@ -347,7 +364,7 @@ impl ApiServer {
             SpecialResponse::Object(_, object) if negotiation.view != View::Whole && is_review(&object) => {
                 Err(not_acceptable())
             }
-            SpecialResponse::Object(status, object) => respond::value(status, &negotiation, &object),
+            SpecialResponse::Object(status, object) => respond::value(status, negotiation, &object),
         }
     }
 }

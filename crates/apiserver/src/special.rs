@@ -2,11 +2,13 @@
 pub mod access_review;
 mod binding;
 mod eviction;
+mod gate;
 pub mod identity_review;
 pub mod openid;
 pub(crate) mod scale;
 pub mod token_request;
 
+use crate::admission::Admission;
 use crate::body::{Body, RequestBody};
 use crate::context::RequestContext;
 use crate::registry::Registry;
@@ -18,7 +20,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 /// A request for a special endpoint, authenticated and authorized.
-#[derive(Debug)]
 pub struct SpecialRequest {
     /// The user, the parsed path and query; takes warnings.
     pub cx: RequestContext,
@@ -26,6 +27,14 @@ pub struct SpecialRequest {
     pub parts: http::request::Parts,
     /// The body as it arrives. [`crate::codec::read_object`] reads it as an object in any supported encoding.
     pub body: RequestBody,
+    /// Who must admit what is written.
+    pub admission: Arc<dyn Admission>,
+}
+
+impl std::fmt::Debug for SpecialRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SpecialRequest").field("cx", &self.cx).field("parts", &self.parts).finish_non_exhaustive()
+    }
 }
 
 /// The answer of a special endpoint.

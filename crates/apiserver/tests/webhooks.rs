@@ -278,3 +278,62 @@ async fn conditions_that_do_not_compile_are_refused() {
     assert!(message.contains("webhooks[0].matchConditions[0].expression: Invalid value"), "{message}");
     assert!(message.contains("compilation failed: ERROR: <input>:1:"), "{message}");
 }
+
+/// The webhook at `path` for `resources` of all groups.
+fn about(hook: &Hook, path: &str, resources: &[&str]) -> Value {
+    let mut webhook = hook.webhook(path);
+    webhook["rules"] = json!([{"operations": ["*"], "apiGroups": ["*"], "apiVersions": ["*"], "resources": resources}]);
+    webhook
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_through_subresources_is_admitted_as_what_it_is() {
+    let hook = Hook::start(with_probe(|path, request| match (path, request["subResource"].as_str()) {
+        ("/mutate", Some("scale")) => patch(&json!([{"op": "replace", "path": "/spec/replicas", "value": 7}])),
+        ("/mutate", Some("binding")) => {
+            patch(&json!([{"op": "add", "path": "/metadata/labels", "value": {"by": "hook"}}]))
+        }
+        ("/refuse", Some("eviction")) => {
+            json!({"allowed": false, "status": {"message": "no"}, "warnings": ["think again"]})
+        }
+        _ => allow(),
+    }))
+    .await;
+    let server = Server::admitting().await;
+    let account = json!({"metadata": {"name": "default"}});
+    server.post("/api/v1/namespaces/default/serviceaccounts", &account).await.ok();
+    let resources = ["pods/binding", "pods/eviction", "*/scale"];
+    register(&server, &hook, "MutatingWebhookConfiguration", &[about(&hook, "mutate", &resources)]).await;
+    register(&server, &hook, "ValidatingWebhookConfiguration", &[about(&hook, "refuse", &resources)]).await;
+
+    let pods = "/api/v1/namespaces/default/pods";
+    let container = json!({"name": "c", "image": "i"});
+    server.post(pods, &json!({"metadata": {"name": "p"}, "spec": {"containers": [container]}})).await.ok();
+    let binding = json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n"}});
+    server.post(&format!("{pods}/p/binding"), &binding).await.ok();
+    let pod = server.get(&format!("{pods}/p")).await.ok();
+    assert_eq!((&pod["spec"]["nodeName"], &pod["metadata"]["labels"]["by"]), (&json!("n"), &json!("hook")));
+    let asked = &hook.asked("refuse")[0];
+    assert_eq!(asked["kind"], json!({"group": "", "version": "v1", "kind": "Binding"}));
+    assert_eq!((&asked["resource"]["resource"], &asked["subResource"]), (&json!("pods"), &json!("binding")));
+    assert_eq!(asked["object"]["target"]["name"], "n");
+
+    let eviction = json!({"metadata": {"name": "p", "namespace": "default"}});
+    let answer = server.post(&format!("{pods}/p/eviction"), &eviction).await;
+    assert_eq!(answer.headers["warning"], "299 - \"think again\"");
+    assert_eq!(answer.failure().2, "admission webhook \"refuse.example.com\" denied the request: no");
+
+    let labels = json!({"a": "b"});
+    let template = json!({"metadata": {"labels": labels}, "spec": {"containers": [container]}});
+    let deployment =
+        json!({"metadata": {"name": "d"}, "spec": {"selector": {"matchLabels": labels}, "template": template}});
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    server.post(deployments, &deployment).await.ok();
+    let scale = server.merge(&format!("{deployments}/d/scale"), &json!({"spec": {"replicas": 2}})).await.ok();
+    assert_eq!(scale["spec"]["replicas"], 7);
+    assert_eq!(server.get(&format!("{deployments}/d")).await.ok()["spec"]["replicas"], 7);
+    let asked = hook.asked("refuse").pop().unwrap();
+    assert_eq!(asked["kind"], json!({"group": "autoscaling", "version": "v1", "kind": "Scale"}));
+    assert_eq!((&asked["operation"], &asked["oldObject"]["spec"]["replicas"]), (&json!("UPDATE"), &json!(1)));
+    assert_eq!(asked["object"]["spec"]["replicas"], 7);
+}

@@ -97,7 +97,8 @@ impl<'a> Event<'a> {
 
 /// `object` of the version of `from` in that of `to`.
 pub(crate) fn convert_between(from: &Resource, to: &Resource, object: &Value) -> Result<Value, ApiError> {
-    if from.api_version() == to.api_version() {
+    // What is written through a subresource may be of a kind of its own.
+    if from.api_version() == to.api_version() || object["kind"].as_str() != Some(&from.kind) {
         return Ok(object.clone());
     }
     let stored = convert::to_storage(from, object.clone()).map_err(ApiError::internal)?;

@@ -81,7 +81,7 @@ impl HttpProxy {
 #[async_trait]
 impl SpecialRest for HttpProxy {
     async fn handle(&self, request: SpecialRequest, registry: &Registry) -> Result<SpecialResponse, ApiError> {
-        let SpecialRequest { cx, mut parts, body } = request;
+        let SpecialRequest { cx, mut parts, body, .. } = request;
         let rest = rest_of(&parts.uri, &cx.info);
         if rest.is_empty() && matches!(parts.method, Method::GET | Method::HEAD) {
             return redirect_to_directory(&parts.uri).map(SpecialResponse::Raw);

@@ -170,7 +170,7 @@ impl Streams {
 impl SpecialRest for Streams {
     async fn handle(&self, request: SpecialRequest, registry: &Registry) -> Result<SpecialResponse, ApiError> {
         self.check_create(&request)?;
-        let SpecialRequest { cx, mut parts, body } = request;
+        let SpecialRequest { cx, mut parts, body, .. } = request;
         let (namespace, name) = (cx.info.namespace.as_str(), cx.info.name.as_str());
         let pod = pod(namespace, name, registry).await?;
         let path = match self.stream {

@@ -4,7 +4,7 @@ use crate::body::{Body, RequestBody};
 use crate::codec::read_body;
 use crate::context::RequestContext;
 use crate::negotiate::{Encoding, Negotiation, View};
-use crate::special::{self, SpecialRequest};
+use crate::special;
 use http::Response;
 use pintle_api::scheme::{Resource, Verb};
 use pintle_api::status::{ApiError, Reason};
@@ -32,13 +32,13 @@ impl ApiServer {
         let special = self.parts().specials.find(&info.api_group, &info.resource, &info.subresource, info.verb);
         if let Some(rest) = special.cloned() {
             self.admit_connection(&cx).await?;
-            return self.special(&*rest, SpecialRequest { cx, parts, body }, negotiation).await;
+            return self.special(&*rest, cx, parts, body, negotiation).await;
         }
         if info.subresource == "scale"
             && self.serves_custom_scale(&cx)
             && matches!(info.verb, "get" | "update" | "patch")
         {
-            return self.special(&special::scale::Scale, SpecialRequest { cx, parts, body }, negotiation).await;
+            return self.special(&special::scale::Scale, cx, parts, body, negotiation).await;
         }
         // Read before anything is refused, so that the connection stays usable.
         let body = read_body(body).await?;

@@ -55,7 +55,7 @@ impl AccessReview {
 #[async_trait]
 impl SpecialRest for AccessReview {
     async fn handle(&self, request: SpecialRequest, registry: &Registry) -> Result<SpecialResponse, ApiError> {
-        let SpecialRequest { cx, parts, body } = request;
+        let SpecialRequest { cx, parts, body, .. } = request;
         let mut review = read_object(&parts.headers, body).await?;
         let namespace = cx.info.namespace.as_str();
         if self.whose == Whose::Local && review.namespace().is_empty() {
@@ -182,7 +182,7 @@ impl RulesReview {
 #[async_trait]
 impl SpecialRest for RulesReview {
     async fn handle(&self, request: SpecialRequest, _registry: &Registry) -> Result<SpecialResponse, ApiError> {
-        let SpecialRequest { cx, parts, body } = request;
+        let SpecialRequest { cx, parts, body, .. } = request;
         let asked = read_object(&parts.headers, body).await?;
         let namespace = asked.field("spec").text("namespace");
         if namespace.is_empty() {

@@ -1,7 +1,9 @@
 //! `pods/binding` and `bindings`: a scheduler puts a pod on a node.
 //!
 //! upstream: pkg/registry/core/pod/storage, BindingREST
+use super::gate::Gate;
 use super::{SpecialRequest, SpecialResponse, SpecialRest, is_dry_run, success};
+use crate::admission::Operation;
 use crate::codec::read_object;
 use crate::registry::{Registry, Write};
 use crate::strategy::set_condition;
@@ -20,8 +22,22 @@ pub struct Binding;
 #[async_trait]
 impl SpecialRest for Binding {
     async fn handle(&self, request: SpecialRequest, registry: &Registry) -> Result<SpecialResponse, ApiError> {
-        let SpecialRequest { cx, parts, body } = request;
-        let binding = read_object(&parts.headers, body).await?;
+        let SpecialRequest { cx, parts, body, admission } = request;
+        let mut binding = read_object(&parts.headers, body).await?;
+        let pods = registry.resource("", "pods")?;
+        // As a resource of their own, bindings are admitted as such.
+        let own = match cx.info.subresource.as_str() {
+            "" => registry.resource("", "bindings").ok(),
+            _ => Some(pods.clone()),
+        };
+        if let Some(fields) = binding.as_object_mut() {
+            fields.set("kind", "Binding");
+            fields.set("apiVersion", "v1");
+        }
+        let gate = own.as_deref().map(|own| Gate::new(&cx, own, Operation::Create, &*admission, registry));
+        if let Some(gate) = &gate {
+            gate.admit(&mut binding, None).await?;
+        }
         let name = match cx.info.subresource.as_str() {
             "" => binding.name().to_owned(),
             _ => cx.info.name.clone(),
@@ -33,7 +49,9 @@ impl SpecialRest for Binding {
         if !errors.is_empty() {
             return Err(ApiError::new(500, Reason::Unknown, aggregate(&errors)));
         }
-        let pods = registry.resource("", "pods")?;
+        if let Some(gate) = &gate {
+            gate.validate(&binding, None).await?;
+        }
         let namespace = cx.info.namespace.clone();
         let mut write = Write::internal(&cx, &pods, &namespace).subresource("binding");
         write.dry_run = is_dry_run(&cx);

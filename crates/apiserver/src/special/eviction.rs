@@ -1,7 +1,9 @@
 //! `pods/eviction`: deletes a pod if its PodDisruptionBudget allows.
 //!
 //! upstream: pkg/registry/core/pod/storage, EvictionREST
+use super::gate::Gate;
 use super::{SpecialRequest, SpecialResponse, SpecialRest, is_dry_run, success};
+use crate::admission::Operation;
 use crate::codec::read_object;
 use crate::registry::{DeleteOptions, Registry, Write};
 use crate::strategy::set_condition;
@@ -24,14 +26,21 @@ pub struct Eviction;
 #[async_trait]
 impl SpecialRest for Eviction {
     async fn handle(&self, request: SpecialRequest, registry: &Registry) -> Result<SpecialResponse, ApiError> {
-        let SpecialRequest { cx, parts, body } = request;
-        let eviction = read_object(&parts.headers, body).await?;
+        let SpecialRequest { cx, parts, body, admission } = request;
+        let mut eviction = read_object(&parts.headers, body).await?;
+        let pods = registry.resource("", "pods")?;
+        if let Some(fields) = eviction.as_object_mut() {
+            fields.set("kind", "Eviction");
+            fields.set("apiVersion", "policy/v1");
+        }
+        let gate = Gate::new(&cx, &pods, Operation::Create, &*admission, registry);
+        gate.admit(&mut eviction, None).await?;
         let name = cx.info.name.clone();
         if eviction.name() != name {
             return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
         }
         let options = DeleteOptions::of(eviction.field("deleteOptions"));
-        let pods = registry.resource("", "pods")?;
+        gate.validate(&eviction, None).await?;
         let namespace = cx.info.namespace.clone();
         let mut write = Write::internal(&cx, &pods, &namespace);
         write.dry_run = is_dry_run(&cx) || !eviction.field("deleteOptions").is_zero("dryRun");

@@ -1,7 +1,9 @@
 //! `scale` of the kinds that have replicas: a view on the object as `autoscaling/v1` `Scale`.
 //!
 //! upstream: pkg/registry/apps/deployment/storage, ScaleREST
+use super::gate::Gate;
 use super::{SpecialRequest, SpecialResponse, SpecialRest, is_dry_run};
+use crate::admission::Operation;
 use crate::codec::{FieldValidation, content_type, decode_typed, read_body, retype};
 use crate::patch::{APPLY, Patch};
 use crate::registry::{Registry, Write};
@@ -31,6 +33,16 @@ fn replicas_path(resource: &Resource) -> Vec<&str> {
     }
 }
 
+/// How often a write starts over because the object changed meanwhile.
+const ATTEMPTS: usize = 64;
+
+/// What a client sent.
+enum Sent {
+    Whole(Value),
+    Patch(Patch),
+    Configuration(Value),
+}
+
 /// Reads and writes scales.
 #[derive(Debug)]
 pub struct Scale;
@@ -38,7 +50,7 @@ pub struct Scale;
 #[async_trait]
 impl SpecialRest for Scale {
     async fn handle(&self, request: SpecialRequest, registry: &Registry) -> Result<SpecialResponse, ApiError> {
-        let SpecialRequest { cx, parts, body } = request;
+        let SpecialRequest { cx, parts, body, admission } = request;
         let scheme = registry.scheme();
         let served = scheme.by_plural(&cx.info.api_group, &cx.info.api_version, &cx.info.resource);
         let resource = served.cloned().ok_or_else(ApiError::unknown_path)?;
@@ -66,41 +78,56 @@ impl SpecialRest for Scale {
         let name_of_manager = field_manager(&cx, &parts.headers);
         let by =
             FieldManager { subresource: "scale", ..FieldManager::new(name_of_manager, "autoscaling/v1", structure) };
-        let written = if media_type == APPLY {
-            let (config, force) = (read_configuration(&body)?, cx.info.query.flag("force"));
-            check_configured_type(&config, &view)?;
-            let by = FieldManager { name: cx.info.query.text("fieldManager"), ..by };
-            let change = |object: &mut Value| {
-                let scale = managed_apply::apply(Some(&owned(&resource, object)?), &config, &by, force)?;
-                let scale = retype(&cx, &view, validation, scale)?;
-                set(&resource, object, &scale)?;
-                scale::managers_from_scale(object, &scale, &resource.api_version(), &path);
-                Ok(())
-            };
-            registry.update_with(&write, &name, change).await?
-        } else {
-            let patch = match cx.info.verb {
-                "patch" => Some(Patch::parse(&view, media_type, &body)?),
-                _ => None,
-            };
-            let sent = match patch {
-                None => decode_typed(&cx, &view, validation, media_type, &body)?,
-                Some(_) => Value::Null,
-            };
-            let change = |object: &mut Value| {
-                let old = owned(&resource, object)?;
-                let mut scale = match &patch {
-                    Some(patch) => retype(&cx, &view, validation, patch.apply(&view, &old)?)?,
-                    None => sent.clone(),
-                };
-                set(&resource, object, &scale)?;
-                managed_apply::track_update(Some(&old), &mut scale, &by);
-                scale::managers_from_scale(object, &scale, &resource.api_version(), &path);
-                Ok(())
-            };
-            registry.update_with(&write, &name, change).await?
+        let force = cx.info.query.flag("force");
+        let sent = match cx.info.verb {
+            "patch" if media_type == APPLY => {
+                let config = read_configuration(&body)?;
+                check_configured_type(&config, &view)?;
+                Sent::Configuration(config)
+            }
+            "patch" => Sent::Patch(Patch::parse(&view, media_type, &body)?),
+            _ => Sent::Whole(decode_typed(&cx, &view, validation, media_type, &body)?),
         };
-        Ok(SpecialResponse::Object(StatusCode::OK, of(&resource, &written.object)?))
+        if let Some(audit) = cx.audit.as_ref().filter(|_| cx.info.verb == "patch") {
+            audit.request_patch(&body);
+        }
+        let applier = FieldManager { name: cx.info.query.text("fieldManager"), ..by };
+        let gate = Gate::new(&cx, &resource, Operation::Update, &*admission, registry);
+        for _ in 0..ATTEMPTS {
+            let stored = registry.get_stored(&resource, &namespace, &name).await?;
+            let object = registry.open(&resource, &stored.value).await?;
+            let old = owned(&resource, &object)?;
+            let mut scale = match &sent {
+                Sent::Whole(scale) => scale.clone(),
+                Sent::Patch(patch) => retype(&cx, &view, validation, patch.apply(&view, &old)?)?,
+                Sent::Configuration(config) => {
+                    retype(&cx, &view, validation, managed_apply::apply(Some(&old), config, &applier, force)?)?
+                }
+            };
+            gate.admit(&mut scale, Some(&old)).await?;
+            set(&resource, &mut object.clone(), &scale)?;
+            gate.validate(&scale, Some(&old)).await?;
+            let (applied, mut changed) = (matches!(sent, Sent::Configuration(_)), false);
+            let change = |current: &mut Value| {
+                if current.resource_version() != object.resource_version() {
+                    changed = true;
+                    return Err(ApiError::object_modified(resource.group_resource(), &name));
+                }
+                let mut scale = scale.clone();
+                set(&resource, current, &scale)?;
+                if !applied {
+                    managed_apply::track_update(Some(&old), &mut scale, &by);
+                }
+                scale::managers_from_scale(current, &scale, &resource.api_version(), &path);
+                Ok(())
+            };
+            match registry.update_with(&write, &name, change).await {
+                // What was admitted is not what would be written.
+                Err(_) if changed => {}
+                written => return Ok(SpecialResponse::Object(StatusCode::OK, of(&resource, &written?.object)?)),
+            }
+        }
+        Err(ApiError::server_timeout(resource.group_resource(), "update", 1))
     }
 
     fn handles(&self, verb: &str) -> bool {

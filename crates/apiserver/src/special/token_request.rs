@@ -1,7 +1,8 @@
 //! `serviceaccounts/token`: a token for a service account, bound to a pod, node or secret.
 // upstream: pkg/registry/core/serviceaccount/storage/token.go
+use super::gate::Gate;
 use super::{SpecialRequest, SpecialResponse, SpecialRest};
-use crate::admission::node_restriction;
+use crate::admission::{Operation, node_restriction};
 use crate::authn::tokens::{Claims, KubernetesClaims, Ref, TokenKeys};
 use crate::codec::read_object;
 use crate::registry::Registry;
@@ -45,11 +46,20 @@ struct Bound {
 #[async_trait]
 impl SpecialRest for TokenRequest {
     async fn handle(&self, request: SpecialRequest, registry: &Registry) -> Result<SpecialResponse, ApiError> {
-        let SpecialRequest { cx, parts, body } = request;
+        let SpecialRequest { cx, parts, body, admission } = request;
         let mut asked = read_object(&parts.headers, body).await?;
         let (namespace, name) = (cx.info.namespace.as_str(), cx.info.name.as_str());
         check_place(&asked, namespace, name)?;
         let accounts = registry.resource("", "serviceaccounts")?;
+        if asked.is_object() {
+            let object = object_of(&mut asked);
+            object.set("kind", KIND.kind);
+            object.set("apiVersion", "authentication.k8s.io/v1");
+            asked.set_meta_str("name", name);
+            asked.set_meta_str("namespace", namespace);
+        }
+        let gate = Gate::new(&cx, &accounts, Operation::Create, &*admission, registry);
+        gate.admit(&mut asked, None).await?;
         let account = registry.get(&accounts, namespace, name).await?;
         if !asked.uid().is_empty() && asked.uid() != account.uid() {
             let resource = GroupResource { group: KIND.group, resource: KIND.kind };
@@ -70,6 +80,7 @@ impl SpecialRest for TokenRequest {
             spec.set("audiences", self.keys.audiences().to_vec());
         }
         check_expiration(&asked)?;
+        gate.validate(&asked, None).await?;
 
         let spec = asked.field("spec");
         let audiences: Vec<String> = spec.texts("audiences").map(str::to_owned).collect();
@@ -94,6 +105,7 @@ impl SpecialRest for TokenRequest {
                 warnafter: extended.then(|| second + wanted),
             },
         };
+        cx.annotate("authentication.kubernetes.io/issued-credential-id", format!("JTI={}", claims.jti));
         let token = self
             .keys
             .sign(claims)
