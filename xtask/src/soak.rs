@@ -69,6 +69,8 @@ struct Soak<'a> {
     alive: BTreeMap<String, Sort>,
     made: usize,
     kills: usize,
+    /// Containers and shims that were killed.
+    ended: usize,
 }
 
 impl<'a> Soak<'a> {
@@ -79,7 +81,7 @@ impl<'a> Soak<'a> {
         let client = cluster.client().await?;
         pods::prepare(client.clone()).await?;
         let pods = Api::namespaced(client, "default");
-        Ok(Soak { args, cluster, pods, dice: Dice(args.seed), alive: BTreeMap::new(), made: 0, kills: 0 })
+        Ok(Soak { args, cluster, pods, dice: Dice(args.seed), alive: BTreeMap::new(), made: 0, kills: 0, ended: 0 })
     }
 
     async fn run(mut self) -> Result<()> {
@@ -100,9 +102,10 @@ impl<'a> Soak<'a> {
         }
         self.settle().await?;
         println!(
-            "{} pods made, the server killed {} times, {} pods are what they should be",
+            "{} pods made, the server killed {} times, {} shims and containers; {} pods are what they should be",
             self.made,
             self.kills,
+            self.ended,
             self.alive.len()
         );
         self.clear().await?;
@@ -121,7 +124,8 @@ impl<'a> Soak<'a> {
                 Ok(())
             }
             8 => {
-                census::kill_one_of(&census::containers(&self.cluster.data())?, self.dice.roll(usize::MAX));
+                let victims = census::victims(&self.cluster.data())?;
+                self.ended += usize::from(census::kill_one_of(&victims, self.dice.roll(usize::MAX)));
                 Ok(())
             }
             _ => Ok(()),

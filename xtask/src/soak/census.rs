@@ -15,8 +15,8 @@ pub fn take(data: &Path) -> Result<Census> {
     let mounts = std::fs::read_to_string("/proc/self/mounts")?;
     let below = data.to_string_lossy().into_owned();
     let mounts = mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|at| at.starts_with(&below));
-    let instance: serde_json::Value = serde_json::from_slice(&std::fs::read(data.join("instance.json"))?)?;
-    let cgroup = format!("pintle-{}", instance["id"].as_str().context("the cluster has an id")?);
+    let id = id(data)?;
+    let cgroup = format!("pintle-{id}");
     let mut cgroups = BTreeSet::new();
     for root in std::iter::once(PathBuf::from("/sys/fs/cgroup")).chain(children(Path::new("/sys/fs/cgroup"))) {
         directories(&root.join(&cgroup), &mut cgroups);
@@ -32,13 +32,14 @@ pub fn take(data: &Path) -> Result<Census> {
     ] {
         files.extend(children(&data.join(part)).map(|path| path.display().to_string()));
     }
+    files.extend(children(&run_dir(&id).join("runtime/sandboxes")).map(|path| path.display().to_string()));
     let lines = |command: &mut Command| run(command).map(|text| text.lines().map(str::to_owned).collect());
     let links = run(Command::new("ip").args(["-o", "link"]))?;
     let links = links.lines().filter_map(|line| line.split(": ").nth(1)).map(str::to_owned).collect();
     let addresses = std::fs::read_to_string(data.join("network/addresses")).unwrap_or_default();
     Ok(Census(vec![
         ("mount", mounts.map(str::to_owned).collect()),
-        ("process", processes(data)?.into_iter().map(|(pid, line)| format!("{pid} {line}")).collect()),
+        ("process", shims(&id).into_iter().map(|(pid, line)| format!("{pid} {line}")).collect()),
         ("cgroup", cgroups),
         ("file", files),
         ("link", links),
@@ -69,41 +70,42 @@ impl fmt::Display for Census {
     }
 }
 
-/// The processes that run in containers of the cluster, but for the shims and what they keep sandboxes with.
-pub fn containers(data: &Path) -> Result<Vec<i32>> {
-    let shims: BTreeSet<i32> = processes(data)?.into_iter().map(|(pid, _)| pid).collect();
-    let mut found = Vec::new();
-    for pid in all() {
+/// The shims of the cluster, and what runs in their containers.
+pub fn victims(data: &Path) -> Result<Vec<i32>> {
+    let shims: BTreeSet<i32> = shims(&id(data)?).into_iter().map(|(pid, _)| pid).collect();
+    let child_of_one = |pid: &i32| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)?.parse::<i32>().ok());
-        if parent.is_some_and(|parent| shims.contains(&parent)) && !shims.contains(&pid) {
-            found.push(pid);
-        }
-    }
-    Ok(found)
+        parent.is_some_and(|parent| shims.contains(&parent))
+    };
+    Ok(all().filter(child_of_one).chain(shims.iter().copied()).collect())
 }
 
-/// Ends one of the processes, the `choice`th, as the kernel would that is out of memory.
-pub fn kill_one_of(pids: &[i32], choice: usize) {
-    if let Some(pid) = pids.get(choice % pids.len().max(1)) {
-        // It may have ended meanwhile.
-        run(Command::new("kill").args(["-9", &pid.to_string()])).ok();
-    }
+/// Ends one of the processes, the `choice`th, as the kernel would that is out of memory. Whether there was one: it may have
+/// ended meanwhile.
+pub fn kill_one_of(pids: &[i32], choice: usize) -> bool {
+    let pid = pids.get(choice % pids.len().max(1));
+    pid.is_some_and(|pid| run(Command::new("kill").args(["-9", &pid.to_string()])).is_ok())
 }
 
-/// The shims of the cluster: processes named `pintle` whose command line names its data directory, but for the server.
-fn processes(data: &Path) -> Result<Vec<(i32, String)>> {
-    let data = data.to_string_lossy().into_owned();
-    let mut found = Vec::new();
-    for pid in all() {
+/// The cluster's id, by which its processes, cgroups and sockets are named.
+fn id(data: &Path) -> Result<String> {
+    let instance: serde_json::Value = serde_json::from_slice(&std::fs::read(data.join("instance.json"))?)?;
+    Ok(instance["id"].as_str().context("the cluster has an id")?.to_owned())
+}
+
+fn run_dir(id: &str) -> PathBuf {
+    Path::new("/run/pintle").join(id)
+}
+
+/// Processes and command lines of the cluster's shims.
+fn shims(id: &str) -> Vec<(i32, String)> {
+    let begin = format!("pintle shim {}", run_dir(id).display());
+    let line_of = |pid: i32| {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        if name.trim() == "pintle" && line.contains("shim") && line.contains(&data) {
-            found.push((pid, line));
-        }
-    }
-    Ok(found)
+        (pid, String::from_utf8_lossy(&line).replace('\0', " "))
+    };
+    all().map(line_of).filter(|(_, line)| line.starts_with(&begin)).collect()
 }
 
 fn all() -> impl Iterator<Item = i32> {
