@@ -5,6 +5,7 @@ use pintle_runtime::spdy;
 use std::sync::LazyLock;
 use tokio::io::AsyncWriteExt;
 use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinSet;
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Builder::new_current_thread().build().expect("a runtime"));
 
@@ -14,12 +15,18 @@ fuzz_target!(|sent: &[u8]| {
         let mut streams = spdy::serve(server);
         client.write_all(sent).await.expect("room for it");
         client.shutdown().await.expect("the write side ends");
-        let mut received = 0;
+        // All streams are read at the same time: one that nobody reads holds up the connection, as it must.
+        let mut readers = JoinSet::new();
         while let Some(mut stream) = streams.recv().await {
-            while let Some(data) = stream.incoming.recv().await {
-                received += data.len();
-            }
+            readers.spawn(async move {
+                let mut received = 0;
+                while let Some(data) = stream.incoming.recv().await {
+                    received += data.len();
+                }
+                received
+            });
         }
+        let received: usize = readers.join_all().await.into_iter().sum();
         assert!(received <= sent.len());
     });
 });

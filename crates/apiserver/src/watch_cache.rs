@@ -21,6 +21,11 @@ const RING_BYTES: usize = 16 << 20;
 const RING_EVENTS: usize = 16_384;
 /// How long changes are kept at most; upstream keeps at least 75 seconds of them.
 const RING_AGE: Duration = Duration::from_secs(180);
+/// What it takes to tell one watcher of a change, about. A ring's watchers are told no more often than all of them can be:
+/// what happens meanwhile reaches them together, which costs each connection one write.
+const TELLING: Duration = Duration::from_micros(5);
+/// With fewer watchers than this each change is told at once.
+const CROWD: usize = 64;
 
 /// What became of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -118,11 +123,21 @@ struct Changes {
 pub struct Ring {
     changes: RwLock<Changes>,
     changed: Arc<Notify>,
+    told: Mutex<Told>,
+}
+
+/// When the watchers were told last.
+#[derive(Debug, Default)]
+struct Told {
+    at: Option<Instant>,
+    /// Whether they are about to be told.
+    due: bool,
 }
 
 impl Ring {
     fn new(complete_after: Revision) -> Self {
-        Ring { changes: RwLock::new(Changes { complete_after, ..Changes::default() }), changed: Arc::default() }
+        let changes = RwLock::new(Changes { complete_after, ..Changes::default() });
+        Ring { changes, changed: Arc::default(), told: Mutex::default() }
     }
 
     fn push(&self, change: Change) {
@@ -174,6 +189,34 @@ impl Ring {
     /// Makes all readers look again, though nothing was pushed.
     pub fn wake(&self) {
         self.changed.notify_waiters();
+    }
+
+    /// Tells the watchers that something was pushed: at once, or together with what is pushed until they can all be told.
+    fn tell(self: &Arc<Self>) {
+        // Each watcher holds the ring, and so does the map of rings.
+        let watchers = Arc::strong_count(self);
+        let pause = if watchers < CROWD { Duration::ZERO } else { TELLING * u32::try_from(watchers).unwrap_or(u32::MAX) };
+        let now = Instant::now();
+        let mut told = self.told.lock();
+        if told.due {
+            return;
+        }
+        match told.at.map(|at| at + pause).filter(|next| *next > now) {
+            None => {
+                told.at = Some(now);
+                drop(told);
+                self.wake();
+            }
+            Some(next) => {
+                told.due = true;
+                let ring = self.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep_until(next.into()).await;
+                    *ring.told.lock() = Told { at: Some(Instant::now()), due: false };
+                    ring.wake();
+                });
+            }
+        }
     }
 
     /// Completes when something is pushed after this call.
@@ -288,7 +331,7 @@ impl WatchCache {
         self.progress.store(newest, Ordering::Release);
         self.progressed.notify_waiters();
         for ring in touched {
-            ring.changed.notify_waiters();
+            ring.tell();
         }
     }
 
