@@ -57,7 +57,13 @@ pub fn run(args: &Args) -> Result<()> {
     cluster.up()?;
     cluster.load_busybox(IMAGE, &["sh", "sleep", "cat", "test", "true", "touch", "mkdir"])?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async { Soak::begin(args, &cluster).await?.run().await })
+    let outcome = runtime.block_on(async { Soak::begin(args, &cluster).await?.run().await });
+    if outcome.is_err() {
+        let kept = std::env::temp_dir().join(format!("pintle-soak-{}.log", args.seed));
+        std::fs::copy(cluster.data().join("pintle.log"), &kept)?;
+        eprintln!("the server's log is kept as {}", kept.display());
+    }
+    outcome
 }
 
 struct Soak<'a> {
