@@ -195,7 +195,8 @@ impl Ring {
     fn tell(self: &Arc<Self>) {
         // Each watcher holds the ring, and so does the map of rings.
         let watchers = Arc::strong_count(self);
-        let pause = if watchers < CROWD { Duration::ZERO } else { TELLING * u32::try_from(watchers).unwrap_or(u32::MAX) };
+        let pause =
+            if watchers < CROWD { Duration::ZERO } else { TELLING * u32::try_from(watchers).unwrap_or(u32::MAX) };
         let now = Instant::now();
         let mut told = self.told.lock();
         if told.due {

@@ -2,6 +2,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
@@ -18,6 +19,9 @@ use crate::shim::protocol::{ContainerState, Event, Reply, Request};
 use crate::shim_client::{Connection, ShimClient};
 use crate::spec::Host;
 use crate::streaming::Streaming;
+
+/// How long a start waits for shims to say how their pods are.
+const SHIM_ANSWERS: Duration = Duration::from_secs(10);
 
 /// How to run.
 #[derive(Clone)]
@@ -212,7 +216,12 @@ impl Runtime {
                 }
             });
         }
-        waiting.join_all().await;
+        // One pod that does not answer keeps nobody else waiting: it is taken up when it does.
+        let all = async { while waiting.join_next().await.is_some() {} };
+        if tokio::time::timeout(SHIM_ANSWERS, all).await.is_err() {
+            tracing::warn!(sandboxes = waiting.len(), "the shims of some sandboxes do not answer yet");
+            waiting.detach_all();
+        }
         Ok(())
     }
 
@@ -226,7 +235,10 @@ impl Runtime {
         for id in names("sandboxes").into_iter().filter(|id| !known.contains(id)) {
             let state = inner.sandbox_state(&id);
             // It may not have come so far that it listens; its group is killed with the next purge then.
-            ShimClient::new(&state).order(&Request::Shutdown).await.ok();
+            let shim = ShimClient::new(&state);
+            if tokio::time::timeout(SHIM_ANSWERS, shim.order(&Request::Shutdown)).await.is_err() {
+                tracing::warn!(sandbox = id, "the shim of a sandbox that was never finished does not answer");
+            }
             let attachment = crate::pod_network::Attachment { sandbox_id: id.clone(), ..Default::default() };
             if let Err(error) = inner.config.network.teardown(&state.join("netns"), &attachment).await {
                 tracing::warn!(
