@@ -5,7 +5,7 @@ use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// upstream: the buckets of apiserver_request_duration_seconds.
@@ -41,7 +41,9 @@ struct Counters {
     requests: Mutex<BTreeMap<Labels, Observed>>,
     reading: AtomicI64,
     writing: AtomicI64,
-    long_running: AtomicI64,
+    long_running: Mutex<BTreeMap<Labels, i64>>,
+    authentications: [AtomicU64; 2],
+    authorizations: [AtomicU64; 2],
     others: RwLock<Vec<Source>>,
 }
 
@@ -87,16 +89,34 @@ impl Metrics {
                 verb => verb.to_uppercase(),
             },
         });
-        self.gauge(kind).fetch_add(1, Ordering::Relaxed);
+        self.count(kind, labels.as_ref(), 1);
         Record { metrics: self.clone(), labels, kind }
     }
 
-    fn gauge(&self, kind: Kind) -> &AtomicI64 {
+    fn count(&self, kind: Kind, labels: Option<&Labels>, by: i64) {
         match kind {
-            Kind::Reading => &self.0.reading,
-            Kind::Writing => &self.0.writing,
-            Kind::LongRunning => &self.0.long_running,
+            Kind::Reading => drop(self.0.reading.fetch_add(by, Ordering::Relaxed)),
+            Kind::Writing => drop(self.0.writing.fetch_add(by, Ordering::Relaxed)),
+            Kind::LongRunning => {
+                let Some(labels) = labels else { return };
+                let mut running = self.0.long_running.lock();
+                match running.get_mut(labels) {
+                    Some(count) => *count += by,
+                    None => drop(running.insert(labels.clone(), by)),
+                }
+                running.retain(|_, count| *count > 0);
+            }
         }
+    }
+
+    /// Counts that somebody could, or could not, be named.
+    pub fn authenticated(&self, known: bool) {
+        self.0.authentications[usize::from(known)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts that somebody was, or was not, allowed to do something.
+    pub fn authorized(&self, allowed: bool) {
+        self.0.authorizations[usize::from(allowed)].fetch_add(1, Ordering::Relaxed);
     }
 
     /// All metrics in text form.
@@ -123,7 +143,11 @@ impl Metrics {
         writeln!(out, "# TYPE apiserver_request_total counter")?;
         for (labels, observed) in requests.iter() {
             for (code, count) in &observed.by_code {
-                writeln!(out, "apiserver_request_total{{code=\"{code}\",dry_run=\"\",{}}} {count}", labels.text())?;
+                writeln!(
+                    out,
+                    "apiserver_request_total{{code=\"{code}\",component=\"apiserver\",dry_run=\"\",{}}} {count}",
+                    labels.text()
+                )?;
             }
         }
         writeln!(
@@ -135,11 +159,15 @@ impl Metrics {
             let name = "apiserver_request_duration_seconds";
             let labels = labels.text();
             for (bound, count) in BUCKETS.iter().zip(observed.buckets) {
-                writeln!(out, "{name}_bucket{{dry_run=\"\",{labels},le=\"{bound}\"}} {count}")?;
+                writeln!(out, "{name}_bucket{{component=\"apiserver\",dry_run=\"\",{labels},le=\"{bound}\"}} {count}")?;
             }
-            writeln!(out, "{name}_bucket{{dry_run=\"\",{labels},le=\"+Inf\"}} {}", observed.count)?;
-            writeln!(out, "{name}_sum{{dry_run=\"\",{labels}}} {}", observed.seconds)?;
-            writeln!(out, "{name}_count{{dry_run=\"\",{labels}}} {}", observed.count)?;
+            writeln!(
+                out,
+                "{name}_bucket{{component=\"apiserver\",dry_run=\"\",{labels},le=\"+Inf\"}} {}",
+                observed.count
+            )?;
+            writeln!(out, "{name}_sum{{component=\"apiserver\",dry_run=\"\",{labels}}} {}", observed.seconds)?;
+            writeln!(out, "{name}_count{{component=\"apiserver\",dry_run=\"\",{labels}}} {}", observed.count)?;
         }
         writeln!(out, "# HELP apiserver_current_inflight_requests [STABLE] Requests under way, by kind.")?;
         writeln!(out, "# TYPE apiserver_current_inflight_requests gauge")?;
@@ -149,7 +177,23 @@ impl Metrics {
         }
         writeln!(out, "# HELP apiserver_longrunning_requests [STABLE] Watches and streams under way.")?;
         writeln!(out, "# TYPE apiserver_longrunning_requests gauge")?;
-        writeln!(out, "apiserver_longrunning_requests {}", self.0.long_running.load(Ordering::Relaxed))
+        for (labels, count) in self.0.long_running.lock().iter() {
+            writeln!(out, "apiserver_longrunning_requests{{component=\"apiserver\",{}}} {count}", labels.text())?;
+        }
+        writeln!(out, "# HELP authentication_attempts [ALPHA] Counter of authenticated attempts.")?;
+        writeln!(out, "# TYPE authentication_attempts counter")?;
+        for (result, count) in ["failure", "success"].iter().zip(&self.0.authentications) {
+            writeln!(out, "authentication_attempts{{result=\"{result}\"}} {}", count.load(Ordering::Relaxed))?;
+        }
+        writeln!(
+            out,
+            "# HELP authorization_attempts_total [ALPHA] Counter of authorization attempts broken down by result."
+        )?;
+        writeln!(out, "# TYPE authorization_attempts_total counter")?;
+        for (result, count) in ["denied", "allowed"].iter().zip(&self.0.authorizations) {
+            writeln!(out, "authorization_attempts_total{{result=\"{result}\"}} {}", count.load(Ordering::Relaxed))?;
+        }
+        Ok(())
     }
 }
 
@@ -163,23 +207,29 @@ impl Labels {
 }
 
 impl Record {
-    /// Counts the answer.
-    pub fn end(mut self, status: StatusCode, took: Duration) {
+    /// Counts the answer. A watch or stream goes on: its record is to be kept as long.
+    pub fn end(self, status: StatusCode, took: Duration) -> Option<Self> {
         // Paths that lead nowhere must not fill the table.
-        let Some(labels) = self.labels.take().filter(|_| status != StatusCode::NOT_FOUND) else { return };
-        let mut requests = self.metrics.0.requests.lock();
-        let observed = requests.entry(labels).or_default();
-        *observed.by_code.entry(status.as_u16()).or_default() += 1;
-        observed.count += 1;
-        observed.seconds += took.as_secs_f64();
-        for (bound, count) in BUCKETS.iter().zip(&mut observed.buckets) {
-            *count += u64::from(took.as_secs_f64() <= *bound);
+        if let Some(labels) = self.labels.as_ref().filter(|_| status != StatusCode::NOT_FOUND) {
+            let mut requests = self.metrics.0.requests.lock();
+            if !requests.contains_key(labels) {
+                requests.insert(labels.clone(), Observed::default());
+            }
+            if let Some(observed) = requests.get_mut(labels) {
+                *observed.by_code.entry(status.as_u16()).or_default() += 1;
+                observed.count += 1;
+                observed.seconds += took.as_secs_f64();
+                for (bound, count) in BUCKETS.iter().zip(&mut observed.buckets) {
+                    *count += u64::from(took.as_secs_f64() <= *bound);
+                }
+            }
         }
+        matches!(self.kind, Kind::LongRunning).then_some(self)
     }
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
-        self.metrics.gauge(self.kind).fetch_sub(1, Ordering::Relaxed);
+        self.metrics.count(self.kind, self.labels.as_ref(), -1);
     }
 }

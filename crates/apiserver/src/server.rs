@@ -1,5 +1,6 @@
 //! The request pipeline: who asks, may they, what is it, answer. Start at [`ApiServer::handle`].
 mod connect;
+mod health;
 mod openapi;
 mod paths;
 mod read;
@@ -170,8 +171,11 @@ impl ApiServer {
         if let Some(audit_id) = audit_id {
             response.headers_mut().insert(AUDIT_ID, audit_id);
         }
-        record.end(response.status(), started.elapsed());
-        response
+        match record.end(response.status(), started.elapsed()) {
+            // A watch or stream is under way as long as its body.
+            Some(record) => response.map(|body| body.holding(record)),
+            None => response,
+        }
     }
 
     async fn answer(
@@ -188,6 +192,7 @@ impl ApiServer {
             Some(InProcess(user)) => Ok(user),
             None => self.parts().authenticator.authenticate(&parts, self.registry()).await,
         };
+        self.metrics().authenticated(user.is_ok());
         let audit = self.parts().features.audit.as_ref();
         let begin = |user: &UserInfo| {
             let id = audit_id.and_then(|id| id.to_str().ok()).unwrap_or_default();
@@ -298,9 +303,14 @@ impl ApiServer {
 
     async fn authorize(&self, cx: &RequestContext) -> Result<(), ApiError> {
         let attributes = Attributes::of_request(&cx.user, &cx.info);
-        let Some(audit) = &cx.audit else { return self.authorize_attributes(attributes).await };
+        let Some(audit) = &cx.audit else {
+            let answer = self.authorize_attributes(attributes).await;
+            self.metrics().authorized(answer.is_ok());
+            return answer;
+        };
         let (decision, reason) = self.parts().authorizer.decide(&attributes, self.registry()).await;
         let allowed = decision == Decision::Allow;
+        self.metrics().authorized(allowed);
         audit.annotate("authorization.k8s.io/decision", if allowed { "allow" } else { "forbid" });
         audit.annotate("authorization.k8s.io/reason", reason.as_str());
         if allowed { Ok(()) } else { Err(forbidden(&attributes, &reason)) }

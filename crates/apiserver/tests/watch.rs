@@ -93,3 +93,16 @@ async fn other_namespaces_are_not_seen() {
     server.post(MAPS, &map("b", "x")).await.ok();
     assert_eq!(events.brief().await, pair("ADDED", "b"));
 }
+
+#[tokio::test]
+async fn a_watch_counts_as_running_as_long_as_somebody_reads_it() {
+    let server = Server::start();
+    let watch = Events::open(&server, "/api/v1/configmaps?watch=1&resourceVersion=0").await;
+    let running = "apiserver_longrunning_requests{component=\"apiserver\",group=\"\",resource=\"configmaps\",\
+                   scope=\"cluster\",subresource=\"\",verb=\"WATCH\",version=\"v1\"} 1\n";
+    let metrics = server.get("/metrics").await.text;
+    assert!(metrics.contains(running), "{metrics}");
+    assert!(metrics.contains("authorization_attempts_total{result=\"allowed\"} 2\n"), "{metrics}");
+    drop(watch);
+    assert!(!server.get("/metrics").await.text.contains(running));
+}

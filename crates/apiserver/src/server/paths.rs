@@ -1,5 +1,5 @@
 //! Paths that are no resources: health, version, metrics, discovery.
-use super::{ApiServer, method_not_allowed};
+use super::{ApiServer, health, method_not_allowed};
 use crate::body::Body;
 use crate::context::RequestContext;
 use crate::negotiate::{Negotiation, header};
@@ -24,8 +24,8 @@ impl ApiServer {
         }
         let segments: Vec<&str> = cx.info.path.trim_matches('/').split('/').collect();
         match segments.as_slice() {
-            ["healthz" | "livez" | "readyz", rest @ ..] if rest.len() <= 1 => {
-                Ok(self.health(cx, segments[0], rest.first()))
+            [endpoint @ ("healthz" | "livez" | "readyz"), only @ ..] => {
+                Ok(health::answer(endpoint, &only.join("/"), &cx.info.query, self.parts().stop.is_cancelled()))
             }
             [""] => respond::value(StatusCode::OK, negotiation, &self.index()),
             ["version"] => respond::value(StatusCode::OK, &Negotiation { pretty: true, ..*negotiation }, &version()),
@@ -87,23 +87,17 @@ impl ApiServer {
             "/.well-known/openid-configuration",
             "/api",
             "/apis",
-            "/healthz",
-            "/healthz/etcd",
-            "/healthz/ping",
-            "/livez",
-            "/livez/etcd",
-            "/livez/ping",
             "/metrics",
             "/openapi/v2",
             "/openapi/v3",
             "/openid/v1/jwks",
-            "/readyz",
-            "/readyz/etcd",
-            "/readyz/ping",
-            "/readyz/shutdown",
             "/version",
         ];
         let mut paths: Vec<String> = fixed.into_iter().map(str::to_owned).collect();
+        for endpoint in ["healthz", "livez", "readyz"] {
+            paths.push(format!("/{endpoint}"));
+            paths.extend(health::checks(endpoint).into_iter().map(|check| format!("/{endpoint}/{check}")));
+        }
         for gv in scheme.group_versions() {
             match gv.group.as_str() {
                 "" => paths.push(format!("/api/{}", gv.version)),
@@ -113,43 +107,6 @@ impl ApiServer {
         paths.sort_unstable();
         paths.dedup();
         json!({ "paths": paths })
-    }
-
-    fn health(&self, cx: &RequestContext, endpoint: &str, only: Option<&&str>) -> Response<Body> {
-        let checks = [("ping", true), ("etcd", true), ("shutdown", !self.parts().stop.is_cancelled())];
-        let applies = |name: &str| endpoint == "readyz" || name != "shutdown";
-        let excluded: Vec<&str> = cx.info.query.all("exclude").collect();
-        let asked: Vec<(&str, bool)> = checks.into_iter().filter(|(name, _)| applies(name)).collect();
-        if let Some(only) = only {
-            return match asked.iter().find(|(name, _)| name == only) {
-                None => not_found(),
-                Some((_, true)) => respond::raw(StatusCode::OK, TEXT, "ok"),
-                Some((name, false)) => {
-                    let text = format!("internal server error: {name} check failed\n");
-                    respond::raw(StatusCode::INTERNAL_SERVER_ERROR, TEXT, text)
-                }
-            };
-        }
-        let mut lines = String::new();
-        let mut well = true;
-        for (name, passes) in asked {
-            let line = match (excluded.contains(&name), passes) {
-                (true, _) => format!("[+]{name} excluded: ok\n"),
-                (false, true) => format!("[+]{name} ok\n"),
-                (false, false) => {
-                    well = false;
-                    format!("[-]{name} failed: reason withheld\n")
-                }
-            };
-            lines.push_str(&line);
-        }
-        if !well {
-            return respond::raw(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{lines}{endpoint} check failed\n"));
-        }
-        if cx.info.query.get("verbose").is_some() {
-            return respond::raw(StatusCode::OK, TEXT, format!("{lines}{endpoint} check passed\n"));
-        }
-        respond::raw(StatusCode::OK, TEXT, "ok")
     }
 }
 
