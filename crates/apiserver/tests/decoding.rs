@@ -106,7 +106,9 @@ async fn health_version_and_metrics_answer() {
     assert_eq!(server.get("/version").await.ok()["minor"], "36");
     server.get(MAPS).await.ok();
     let metrics = server.get("/metrics").await.text;
-    assert!(metrics.contains("apiserver_request_total{code=\"200\",dry_run=\"\",group=\"\",resource=\"configmaps\""));
+    assert!(metrics.contains(
+        "apiserver_request_total{code=\"200\",component=\"apiserver\",dry_run=\"\",group=\"\",resource=\"configmaps\""
+    ));
 }
 
 #[tokio::test]
