@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: Pintle beside upstream's kube-apiserver and etcd, in one run, as ratios. Prints a table per subject.
 mod api;
+mod definitions;
 mod pods;
 mod process;
 mod scheduler;
@@ -32,6 +33,7 @@ enum Subject {
     Start,
     Idle,
     Api,
+    Definitions,
     Pods,
     Scheduler,
 }
@@ -48,6 +50,9 @@ impl Bench {
         }
         if wants(Subject::Api) {
             api::measure(self)?;
+        }
+        if wants(Subject::Definitions) {
+            definitions::measure(self)?;
         }
         if wants(Subject::Pods) {
             pods::run_subject(self)?;

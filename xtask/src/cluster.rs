@@ -61,9 +61,7 @@ impl Cluster {
 
     /// A client of its API.
     pub async fn client(&self) -> Result<kube::Client> {
-        let config = kube::config::Kubeconfig::read_from(self.kubeconfig())?;
-        let config = kube::Config::from_custom_kubeconfig(config, &kube::config::KubeConfigOptions::default()).await?;
-        Ok(kube::Client::try_from(config)?)
+        client_of(&self.kubeconfig()).await
     }
 
     /// Makes an image of busybox's `applets` and gives it to the cluster.
@@ -88,6 +86,13 @@ impl Drop for Cluster {
             eprintln!("cannot reset the cluster: {error:#}");
         }
     }
+}
+
+/// A client with this kubeconfig.
+pub async fn client_of(kubeconfig: &Path) -> Result<kube::Client> {
+    let config = kube::config::Kubeconfig::read_from(kubeconfig)?;
+    let config = kube::Config::from_custom_kubeconfig(config, &kube::config::KubeConfigOptions::default()).await?;
+    Ok(kube::Client::try_from(config)?)
 }
 
 /// Runs a command that must succeed; returns what it printed.

@@ -29,6 +29,9 @@ use protocol::{CONFIG, Reply, SOCKET, SandboxConfig};
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     // One huge page would be most of what a shim uses. The helpers give them back to containers; a refusal only costs memory.
     nix::sys::prctl::set_thp_disable(true).ok();
+    // What the caller of `pintle up` had open does not stay open as long as a pod lives.
+    // SAFETY: nothing but the standard streams is in use yet.
+    unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
     // SAFETY: descriptor 0 is this process' own standard input, and nothing else in it uses that.
     let parent = unsafe { OwnedFd::from_raw_fd(libc::fcntl(0, libc::F_DUPFD_CLOEXEC, 3)) };
     let directory = args.into_iter().next().map(PathBuf::from);
@@ -74,7 +77,7 @@ fn set_up(directory: &std::path::Path) -> Result<server::Server, String> {
 /// Leaves the parent's session, takes in orphans, and lets go of the streams.
 fn detach() -> std::io::Result<()> {
     nix::unistd::setsid()?;
-    // SAFETY: prctl with integers only; descriptors that are not ours to keep are closed, 0 to 2 become /dev/null.
+    // SAFETY: prctl with integers only; 0 to 2 become /dev/null.
     unsafe {
         libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
         let null = libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC);

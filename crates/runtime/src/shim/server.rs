@@ -355,6 +355,7 @@ impl Server {
         match unsafe { fork() }.map_err(|error| failed(error.into()))? {
             ForkResult::Child => {
                 drop(progress);
+                self.let_go();
                 reset_signals();
                 start::run(request, &self.cgroups, stdio, &theirs)
             }
@@ -373,6 +374,17 @@ impl Server {
             attachments: Vec::new(),
         });
         Ok(())
+    }
+
+    /// For a forked helper: closes what clients know the shim by. A container that waits to be started would otherwise keep
+    /// it open when the shim is killed, and clients would wait for answers for ever.
+    fn let_go(&mut self) {
+        self.connections.clear();
+        self.execs.clear();
+        for fd in [self.listener.as_raw_fd(), self.signals.as_raw_fd()] {
+            // SAFETY: the helper never returns to the server, so nothing uses or closes the descriptor again.
+            unsafe { libc::close(fd) };
+        }
     }
 
     fn container_progress(&mut self, index: usize) {
@@ -446,6 +458,7 @@ impl Server {
         match unsafe { fork() }.map_err(|error| format!("cannot fork: {error}"))? {
             ForkResult::Child => {
                 drop(progress);
+                self.let_go();
                 reset_signals();
                 let target = exec::Target { pid, cgroup: &cgroup, cgroups: &self.cgroups };
                 exec::run(process, &target, stdio, &theirs)
