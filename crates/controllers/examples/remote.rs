@@ -14,6 +14,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         signer: None,
         root_ca_pem: "certificate".to_owned(),
         cluster_cidrs: vec!["10.244.0.0/16".parse()?],
+        load_balancer: true,
         node_mask_v4: 24,
         node_mask_v6: 64,
     };

@@ -37,6 +37,7 @@ mod resource_quota;
 mod root_ca;
 pub mod scale;
 pub mod selector;
+mod service;
 mod service_cidr;
 mod service_pods;
 mod serviceaccount;
@@ -65,6 +66,8 @@ pub struct Config {
     pub node_mask_v4: u8,
     /// Prefix length of a node's IPv6 pod network (upstream: `--node-cidr-mask-size-ipv6`, 64).
     pub node_mask_v6: u8,
+    /// Whether Services of type LoadBalancer are answered at the nodes' addresses.
+    pub load_balancer: bool,
     /// Signs the certificates of kubelets; `None` if something else does.
     pub signer: Option<Arc<pintle_pki::Authority>>,
 }
@@ -120,6 +123,7 @@ pub async fn run(config: Config, clients: Clients, informers: Informers, stop: C
     start("cronjob", Box::pin(cronjob::run(cx.clone())), stop.clone());
     start("horizontal-pod-autoscaler", Box::pin(horizontal_pod_autoscaler::run(cx.clone())), stop.clone());
     start("ephemeral-volume", Box::pin(ephemeral_volume::run(cx.clone())), stop.clone());
+    start("service", Box::pin(service::run(cx.clone())), stop.clone());
     start("service-cidr", Box::pin(service_cidr::run(cx.clone())), stop.clone());
     start("resourcequota", Box::pin(resource_quota::run(cx.clone())), stop.clone());
     while let Some(ended) = tasks.join_next().await {

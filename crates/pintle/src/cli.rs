@@ -302,6 +302,9 @@ pub struct Options {
     /// How packets get from node to node: vxlan, or host-gw if the nodes share a subnet [default: vxlan; host-gw with --nodes]
     #[arg(long, value_name = "MODE")]
     pub network_mode: Option<NetworkMode>,
+    /// Answer Services of type LoadBalancer at the nodes' addresses; false leaves them to somebody else [default: true]
+    #[arg(long, value_name = "BOOL")]
+    pub load_balancer: Option<bool>,
     /// The domain of the cluster's DNS names [default: cluster.local]
     #[arg(long, value_name = "DOMAIN")]
     pub cluster_domain: Option<String>,

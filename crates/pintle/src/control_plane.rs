@@ -81,6 +81,7 @@ impl ControlPlane {
         let config = pintle_controllers::Config {
             root_ca_pem: self.pki.authority().certificate_pem().to_owned(),
             cluster_cidrs: vec![settings.instance.cluster_cidr.into()],
+            load_balancer: settings.options.load_balancer.unwrap_or(true),
             node_mask_v4: 24,
             node_mask_v6: 64,
             signer: Some(self.pki.authority().clone()),

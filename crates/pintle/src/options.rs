@@ -70,6 +70,7 @@ fn merge(flags: Options, file: Options) -> Options {
         service_cidr: flags.service_cidr.or(file.service_cidr),
         nodes: flags.nodes.or(file.nodes),
         network_mode: flags.network_mode.or(file.network_mode),
+        load_balancer: flags.load_balancer.or(file.load_balancer),
         cluster_domain: flags.cluster_domain.or(file.cluster_domain),
         max_pods: flags.max_pods.or(file.max_pods),
         scheduler_config: flags.scheduler_config.or(file.scheduler_config),
