@@ -146,7 +146,7 @@ pub(super) fn balance(
     if is_local(service) {
         chosen.retain(|node| serving.contains(name(node.as_ref())));
     }
-    chosen.sort_by_key(|node| name(node.as_ref()));
+    chosen.sort_by(|a, b| name(a.as_ref()).cmp(name(b.as_ref())));
     let families: Vec<&str> =
         service.spec.iter().flat_map(|spec| spec.ip_families.iter().flatten()).map(String::as_str).collect();
     let of_family = |family: &str| {
