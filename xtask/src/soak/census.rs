@@ -12,10 +12,12 @@ pub struct Census(Vec<(&'static str, BTreeSet<String>)>);
 
 /// Counts.
 pub fn take(data: &Path) -> Result<Census> {
-    let mounts = std::fs::read_to_string("/proc/self/mounts")?;
-    let below = data.to_string_lossy().into_owned();
-    let mounts = mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|at| at.starts_with(&below));
     let id = id(data)?;
+    let mounts = std::fs::read_to_string("/proc/self/mounts")?;
+    // A sandbox's namespaces are mounts, too.
+    let below = [data.to_path_buf(), run_dir(&id)].map(|dir| dir.to_string_lossy().into_owned());
+    let mounts = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+    let mounts = mounts.filter(|at| below.iter().any(|dir| at.starts_with(dir)));
     let cgroup = format!("pintle-{id}");
     let mut cgroups = BTreeSet::new();
     for root in std::iter::once(PathBuf::from("/sys/fs/cgroup")).chain(children(Path::new("/sys/fs/cgroup"))) {
@@ -43,7 +45,6 @@ pub fn take(data: &Path) -> Result<Census> {
         ("cgroup", cgroups),
         ("file", files),
         ("link", links),
-        ("network namespace", children(Path::new("/run/netns")).map(|path| path.display().to_string()).collect()),
         ("address", addresses.lines().map(str::to_owned).collect()),
         ("nftables rule", lines(Command::new("nft").args(["list", "ruleset"]))?),
     ]))
