@@ -16,6 +16,8 @@ pub(crate) struct Checker<'a> {
     pub scope: Vec<(String, Type)>,
     pub used: BTreeSet<String>,
     pub errors: Vec<At>,
+    /// How many calls around allow literals whose elements are of several types.
+    pub mixed: usize,
 }
 
 /// Names of types, which are values of type `type`.
@@ -76,7 +78,10 @@ impl Checker<'_> {
                 }
             }
             Kind::Call(call) => {
+                let mixed = usize::from(call.function == "format");
+                self.mixed += mixed;
                 let args: Vec<Type> = call.args.iter().map(|arg| self.check(arg)).collect();
+                self.mixed -= mixed;
                 if !signatures::is_known(&call.function) {
                     return self.error(node, format!("undeclared reference to '{}' (in container '')", call.function));
                 }
@@ -175,10 +180,11 @@ impl Checker<'_> {
         self.error(node, format!("found no matching overload for '{function}' applied to '{applied}'"))
     }
 
-    /// Elements of a literal must be of one type.
+    /// Elements of a literal must be of one type, but for those that are formatted.
     fn same(&mut self, node: &Node, held: Type, given: Type) -> Type {
         match held.join(&given) {
             Some(joined) => joined,
+            None if self.mixed > 0 => Type::Dyn,
             None => {
                 self.error(node, format!("expected type '{held}' but found '{given}'"));
                 held

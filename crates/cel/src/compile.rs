@@ -109,6 +109,7 @@ impl Env {
             scope: Vec::new(),
             used: BTreeSet::new(),
             errors: Vec::new(),
+            mixed: 0,
         };
         let output = checker.check(&root);
         errors.extend(checker.errors);

@@ -67,7 +67,7 @@ slice .(list<A>,int,int)list<A>
 flatten .(list<list<A>>)list<A> .(list<dyn>)list<dyn> .(list<dyn>,int)list<dyn>
 sort .(list<int>)list<int> .(list<uint>)list<uint> .(list<double>)list<double> .(list<bool>)list<bool> .(list<duration>)list<duration> .(list<timestamp>)list<timestamp> .(list<string>)list<string> .(list<bytes>)list<bytes>
 distinct .(list<A>)list<A>
-reverse .(list<A>)list<A> .(string)string
+reverse .(list<A>)list<A>
 first .(list<A>)optional<A>
 last .(list<A>)optional<A>
 lists.range (int)list<int>
@@ -93,7 +93,7 @@ getEscapedPath .(url)string
 getQuery .(url)map<string,list<string>>
 quantity (string)quantity
 isQuantity (string)bool
-sign .(quantity)int
+sign (quantity)int
 isGreaterThan .(quantity,quantity)bool .(semver,semver)bool
 isLessThan .(quantity,quantity)bool .(semver,semver)bool
 compareTo .(quantity,quantity)int .(semver,semver)int

@@ -107,6 +107,7 @@ fn the_libraries_of_kubernetes() {
         "sets.contains([1, 2], [2]) && sets.intersects([1], [1, 2]) && sets.equivalent([1, 1], [1])",
         "[3, 1, 2].sum() == 6 && [1, 2].isSorted() && [3, 1].max() == 3 && [1, 2, 1].indexOf(1) == 0",
         "'%s is %d and %.2f and %x'.format([dyn('a'), 1, 1.5, 255]) == 'a is 1 and 1.50 and ff'",
+        "'%d %s %s'.format([1, 'a', {'b': true, 'c': 2}['c']]) == '1 a 2' && sign(quantity('1Mi')) == 1",
         "'a,b'.split(',') == ['a', 'b'] && ['a', 'b'].join('-') == 'a-b' && 'abc'.substring(1, 2) == 'b'",
         "'Abc'.lowerAscii() == 'abc' && ' x '.trim() == 'x' && 'aXa'.replace('a', 'b') == 'bXb'",
         "jsonpatch.escapeKey('a/b~c') == 'a~1b~0c'",
@@ -127,6 +128,9 @@ fn what_does_not_compile_says_why_as_upstream_does() {
         "ERROR: <input>:1:1: undeclared reference to 'nothing' (in container '')\n | nothing > 1\n | ^"
     );
     assert!(error("n > 'a'").contains("found no matching overload for '_>_' applied to '(int, string)'"));
+    assert!(error("'abc'.reverse() == 'cba'").contains("'reverse' applied to 'string.()'"));
+    assert!(error("quantity('1').sign() == 1").contains("'sign' applied to 'kubernetes.Quantity.()'"));
+    assert!(error("[1, 'a'] == []").contains("expected type 'int' but found 'string'"));
     assert!(error("n.x == 1").contains("type 'int' does not support field selection"));
     assert!(error("n == 1 || 2").contains("'_||_' applied to '(bool, int)'"));
     assert!(error("object.x ==").contains("Syntax error"));
