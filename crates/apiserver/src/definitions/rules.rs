@@ -3,7 +3,7 @@
 // upstream: apiextensions-apiserver pkg/apiserver/schema/cel
 use crate::value::Read;
 use pintle_api::custom::Custom;
-use pintle_api::field::{ErrorType, FieldError, Path};
+use pintle_api::field::{BadValue, ErrorType, FieldError, Path, go_json};
 use pintle_cel::{Activation, Budget, Env, Error, Program, Type, Value as CelValue, schema::of_schema};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 /// The longest text of a `messageExpression`, in bytes.
 const MAX_MESSAGE: usize = 5120;
+/// How the error begins for a rule about changes of values that have no old ones.
+const UNCORRELATED: &str = "oldSelf cannot be used on the uncorrelatable portion of the schema within";
 /// What stands for the place of the root schema in [`Wrong::why`].
 pub(crate) const ROOT: &str = "{root}";
 
@@ -54,8 +56,8 @@ pub(crate) struct Wrong {
     pub(crate) index: usize,
     /// `rule` or `messageExpression`.
     pub(crate) part: &'static str,
-    /// The whole rule.
-    pub(crate) rule: Value,
+    /// What the error shows in the place of the value.
+    pub(crate) shown: BadValue,
     /// Why it does not compile.
     pub(crate) why: String,
 }
@@ -82,6 +84,14 @@ impl Rules {
     }
 }
 
+/// The errors of the defaults in an `openAPIV3Schema` at `path`, all of whose rules compile.
+// upstream: apiextensions-apiserver pkg/apiserver/schema/defaulting, ValidateDefaults
+pub(crate) fn judge_defaults(openapi: &Value, path: &Path<'_>) -> Vec<FieldError> {
+    let mut judge = Judge { budget: Budget::default(), errors: Vec::new(), spent: false };
+    judge.defaults(openapi, path);
+    judge.errors
+}
+
 /// `lost`: the schema on the way here inside which values do not correspond to old ones.
 fn compile(openapi: &Value, root: bool, at: &str, lost: Option<&str>, wrong: &mut Vec<Wrong>) -> Option<Rules> {
     let mut properties = BTreeMap::new();
@@ -103,10 +113,7 @@ fn compile(openapi: &Value, root: bool, at: &str, lost: Option<&str>, wrong: &mu
     let mut own = Vec::new();
     for (index, rule) in given.iter().enumerate() {
         let compiled = compile_rule(rule, &ty).and_then(|compiled| match lost {
-            Some(lost) if compiled.transition => Err((
-                "rule",
-                format!("oldSelf cannot be used on the uncorrelatable portion of the schema within {ROOT}{lost}"),
-            )),
+            Some(lost) if compiled.transition => Err(("rule", format!("{UNCORRELATED} {ROOT}{lost}"))),
             _ if !compiled.transition && rule.has("optionalOldSelf") => {
                 Err(("optionalOldSelf", "may not be set if oldSelf is not used in rule".to_owned()))
             }
@@ -114,7 +121,9 @@ fn compile(openapi: &Value, root: bool, at: &str, lost: Option<&str>, wrong: &mu
         });
         match compiled {
             Ok(rule) => own.push(rule),
-            Err((part, why)) => wrong.push(Wrong { at: at.to_owned(), index, part, rule: rule.clone(), why }),
+            Err((part, why)) => {
+                wrong.push(Wrong { at: at.to_owned(), index, part, shown: shown(rule, part, &why), why });
+            }
         }
     }
     if own.is_empty() && properties.is_empty() && additional.is_none() && items.is_none() {
@@ -133,15 +142,41 @@ fn compile(openapi: &Value, root: bool, at: &str, lost: Option<&str>, wrong: &mu
     })
 }
 
+/// What an error about a part of a rule shows of it: mostly the whole rule, with the field names of upstream's internal type.
+fn shown(rule: &Value, part: &str, why: &str) -> BadValue {
+    if part == "optionalOldSelf" {
+        return rule.field("optionalOldSelf").into();
+    }
+    if why.starts_with(UNCORRELATED) {
+        return rule.text("rule").into();
+    }
+    let fields = [
+        ("Rule", go_json(&rule.text("rule").into())),
+        ("Message", go_json(&rule.text("message").into())),
+        ("MessageExpression", go_json(&rule.text("messageExpression").into())),
+        ("Reason", go_json(rule.field("reason"))),
+        ("FieldPath", go_json(&rule.text("fieldPath").into())),
+        ("OptionalOldSelf", go_json(rule.field("optionalOldSelf"))),
+    ];
+    let fields: Vec<String> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+    BadValue::json(format!("{{{}}}", fields.join(",")))
+}
+
 fn compile_rule(rule: &Value, ty: &Type) -> Result<Rule, (&'static str, String)> {
     let optional_old = rule.flag("optionalOldSelf");
     let old = if optional_old { Type::optional(ty.clone()) } else { ty.clone() };
     let env = Env::new().variable("self", ty.clone()).variable("oldSelf", old);
     let compile = |part: &'static str, source: &str, wanted: Type, name: &str| {
-        let program = env.compile(source).map_err(|error| (part, format!("compilation failed: {error}")))?;
+        let program = env.compile(source).map_err(|error| {
+            let of = if part == "messageExpression" { "messageExpression " } else { "" };
+            (part, format!("{of}compilation failed: {error}"))
+        })?;
         match program.output() == &wanted || program.output().is_dynamic() {
             true => Ok(program),
-            false => Err((part, format!("cel expression must evaluate to a {name}"))),
+            false => Err((
+                part,
+                format!("{} must evaluate to a {name}", if part == "rule" { "cel expression" } else { part }),
+            )),
         }
     };
     let source = rule.text("rule");
@@ -179,6 +214,28 @@ struct Judge {
 }
 
 impl Judge {
+    fn defaults(&mut self, openapi: &Value, path: &Path<'_>) {
+        let default = openapi.field("default");
+        if !default.is_null() {
+            let embedded = openapi.flag("x-kubernetes-embedded-resource");
+            if let Some(rules) = compile(openapi, embedded, "", None, &mut Vec::new()) {
+                // Rules about changes see a value that stays; then a value that is new.
+                let (before, at) = (self.errors.len(), path.child("default"));
+                self.value(&rules, default, Some(default), &at);
+                if self.errors.len() == before {
+                    self.value(&rules, default, None, &at);
+                }
+            }
+        }
+        let items = openapi.field("items");
+        if items.is_object() {
+            self.defaults(items, &path.child("items"));
+        }
+        for (name, property) in openapi.entries("properties") {
+            self.defaults(property, &path.child("properties").key(name));
+        }
+    }
+
     fn value(&mut self, rules: &Rules, value: &Value, old: Option<&Value>, path: &Path<'_>) {
         if self.spent || (value.is_null() && rules.nullable) {
             return;
@@ -242,11 +299,15 @@ impl Judge {
             Ok(false) => {
                 let text = self.message(rule, &activation).unwrap_or_else(|| rule.text.clone());
                 let at = Path::root(&blamed);
+                let shown = match type_name {
+                    "object" | "array" => BadValue::json(""),
+                    _ => value.into(),
+                };
                 self.errors.push(match rule.reason.as_str() {
                     "FieldValueForbidden" => FieldError::forbidden(&at, text),
                     "FieldValueRequired" => FieldError::required(&at, text),
-                    "FieldValueDuplicate" => FieldError::duplicate(&at, type_name),
-                    _ => FieldError::invalid(&at, type_name, text),
+                    "FieldValueDuplicate" => FieldError::duplicate(&at, shown),
+                    _ => FieldError::invalid(&at, shown, text),
                 });
             }
             Err(error) => {
@@ -316,7 +377,7 @@ mod tests {
         assert_eq!(errors(rule.clone(), json!({"min": 1, "max": 2}), None), Vec::<String>::new());
         assert_eq!(
             errors(rule, json!({"min": 3, "max": 2}), None),
-            ["spec: Invalid value: \"object\": failed rule: self.min <= self.max"]
+            ["spec: Invalid value: failed rule: self.min <= self.max"]
         );
         let told = json!({"rule": "self.min <= self.max", "messageExpression": "'min ' + string(self.min) + ' is too much'",
             "fieldPath": ".min", "reason": "FieldValueForbidden"});
@@ -327,13 +388,10 @@ mod tests {
     fn rules_about_changes_need_an_old_value() {
         let rule = json!({"rule": "self.min == oldSelf.min", "message": "min is immutable"});
         assert_eq!(errors(rule.clone(), json!({"min": 3}), None), Vec::<String>::new());
-        assert_eq!(
-            errors(rule, json!({"min": 3}), Some(json!({"min": 2}))),
-            ["spec: Invalid value: \"object\": min is immutable"]
-        );
+        assert_eq!(errors(rule, json!({"min": 3}), Some(json!({"min": 2}))), ["spec: Invalid value: min is immutable"]);
         let optional =
             json!({"rule": "oldSelf.hasValue() || self.min == 1", "optionalOldSelf": true, "message": "begin with 1"});
-        assert_eq!(errors(optional, json!({"min": 3}), None), ["spec: Invalid value: \"object\": begin with 1"]);
+        assert_eq!(errors(optional, json!({"min": 3}), None), ["spec: Invalid value: begin with 1"]);
     }
 
     #[test]
@@ -351,5 +409,10 @@ mod tests {
         Rules::compile(&openapi, &mut wrong);
         assert_eq!((wrong[0].at.as_str(), wrong[0].index, wrong[0].part), (".properties[n]", 0, "rule"));
         assert_eq!(wrong[1].why, "cel expression must evaluate to a bool");
+        let error = FieldError::invalid(&Path::root("rule"), wrong[1].shown.clone(), "");
+        assert_eq!(
+            error.body(),
+            r#"Invalid value: {"Rule":"self + 1","Message":"","MessageExpression":"","Reason":null,"FieldPath":"","OptionalOldSelf":null}"#
+        );
     }
 }

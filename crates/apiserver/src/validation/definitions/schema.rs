@@ -66,14 +66,18 @@ pub(super) fn validate(validation: &Field<'_>, has_status: bool, errors: &mut Er
     }
 }
 
-/// Whether the rules of the schema compile.
+/// Whether the rules of the schema compile, and its defaults obey them.
 fn rules_compile(schema: &Field<'_>, errors: &mut Errors) {
     let (root, mut wrong) = (schema.path.to_string(), Vec::new());
-    Rules::compile(schema.value, &mut wrong);
+    let any = Rules::compile(schema.value, &mut wrong).is_some();
+    let compile = any && wrong.is_empty();
     for wrong in wrong {
         let at = format!("{root}{}.x-kubernetes-validations[{}].{}", wrong.at, wrong.index, wrong.part);
         let why = wrong.why.replace(rules::ROOT, &root);
-        errors.push(FieldError::invalid(&Path::root(&at), &wrong.rule, why));
+        errors.push(FieldError::invalid(&Path::root(&at), wrong.shown, why));
+    }
+    if compile {
+        errors.extend(rules::judge_defaults(schema.value, &schema.path));
     }
 }
 
