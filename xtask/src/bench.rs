@@ -25,6 +25,9 @@ pub struct Bench {
     /// How often each figure is taken; the median counts.
     #[arg(long, default_value_t = 5)]
     runs: usize,
+    /// What of the API to measure; all of it if not given.
+    #[arg(long = "phase", value_enum)]
+    phases: Vec<api::Phase>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

@@ -1,0 +1,30 @@
+//! Lists of 10,000 pods in both encodings, and their deletion with one request.
+use super::{Server, Target, judge, number, rows};
+use crate::bench::heading;
+use anyhow::Result;
+
+/// Measures and prints.
+pub fn measure(ours: &Server, theirs: &Server) -> Result<()> {
+    for (encoding, target) in [("json", 8.0), ("protobuf", 5.0)] {
+        let flags = ["-encodings", encoding, "-run", "list"];
+        let (a, _, _) = ours.load(&flags)?;
+        let (b, _, _) = theirs.load(&flags)?;
+        heading(&format!("10,000 pods, {encoding} (ms)"), &["what", "Pintle", "upstream", "upstream / Pintle"]);
+        let (mut list, mut delete) = (0.0, 0.0);
+        for (a, b) in rows(&a, "list")?.iter().zip(rows(&b, "list")?) {
+            let (x, y) = (number(a, "Milliseconds")?, number(b, "Milliseconds")?);
+            let what = a["What"].as_str().unwrap_or("?");
+            println!("| {what} | {x:.0} | {y:.0} | {:.1} |", y / x);
+            match what {
+                "list all, newest" => list = y / x,
+                "delete collection" => delete = x / 1000.0,
+                _ => {}
+            }
+        }
+        judge(&[
+            ("list of all, ratio", list, Target::AtLeast(target)),
+            ("deletion of all at once, seconds", delete, Target::AtMost(2.0)),
+        ]);
+    }
+    Ok(())
+}
