@@ -1,7 +1,7 @@
 //! 1,000 CustomResourceDefinitions: the time until the last is established, and the memory then.
 use super::{Server, Target, judge};
 use crate::bench::heading;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, ListParams, PostParams, WatchEvent, WatchParams};
@@ -36,9 +36,6 @@ pub fn measure(ours: &Server, theirs: &Server) -> Result<()> {
 /// Creates them and waits until each is established; the seconds from the first POST.
 async fn install(server: &Server) -> Result<f64> {
     let definitions = Api::<CustomResourceDefinition>::all(server.client().await?);
-    let list = definitions.list(&ListParams::default().limit(1)).await?;
-    let mut events =
-        definitions.watch(&WatchParams::default(), &list.metadata.resource_version.unwrap_or_default()).await?.boxed();
     let begin = Instant::now();
     let posts = futures::stream::iter(0..DEFINITIONS).map(|n| {
         let definitions = definitions.clone();
@@ -48,20 +45,37 @@ async fn install(server: &Server) -> Result<f64> {
         }
     });
     let posted = posts.buffer_unordered(WORKERS).try_collect::<()>();
-    let established = async {
-        let mut established = HashSet::new();
+    futures::try_join!(posted, established(&definitions))?;
+    Ok(begin.elapsed().as_secs_f64())
+}
+
+/// Waits until all are established; a watch that the server ends, as it may at any time, is begun again from a list.
+async fn established(definitions: &Api<CustomResourceDefinition>) -> Result<()> {
+    let is_established = |definition: &CustomResourceDefinition| {
+        let conditions = definition.status.as_ref().and_then(|status| status.conditions.as_ref());
+        conditions.into_iter().flatten().any(|c| c.type_ == "Established" && c.status == "True")
+    };
+    loop {
+        let list = definitions.list(&ListParams::default()).await?;
+        let known = list.items.into_iter().filter(is_established);
+        let mut established: HashSet<String> = known.filter_map(|definition| definition.metadata.name).collect();
+        let version = list.metadata.resource_version.unwrap_or_default();
+        let mut events = definitions.watch(&WatchParams::default(), &version).await?.boxed();
         while established.len() < DEFINITIONS {
-            if let WatchEvent::Modified(definition) = events.next().await.context("the watch ended")?? {
-                let conditions = definition.status.and_then(|status| status.conditions).unwrap_or_default();
-                if conditions.iter().any(|c| c.type_ == "Established" && c.status == "True") {
-                    established.insert(definition.metadata.name.unwrap_or_default());
+            match events.next().await {
+                Some(Ok(WatchEvent::Added(definition) | WatchEvent::Modified(definition))) => {
+                    if is_established(&definition) {
+                        established.extend(definition.metadata.name);
+                    }
                 }
+                Some(Ok(WatchEvent::Deleted(_) | WatchEvent::Bookmark(_))) => {}
+                Some(Ok(WatchEvent::Error(_)) | Err(_)) | None => break,
             }
         }
-        anyhow::Ok(())
-    };
-    futures::try_join!(posted, established)?;
-    Ok(begin.elapsed().as_secs_f64())
+        if established.len() >= DEFINITIONS {
+            return Ok(());
+        }
+    }
 }
 
 /// A definition of ordinary size: some dozens of fields, a rule, a default, columns and both subresources.
