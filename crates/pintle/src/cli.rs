@@ -500,7 +500,7 @@ mod tests {
             .filter(|name| !["data-dir", "name", "detach", "config", "help", "version"].contains(&name.as_str()))
             .collect();
         for flag in flags {
-            let error = serde_saphyr::from_str::<Options>(&format!("{flag}: {{}}")).err().map(|e| e.to_string());
+            let error = crate::options::parse(&format!("{flag}: {{}}")).err().map(|e| e.to_string());
             assert!(!error.unwrap_or_default().contains("unknown field"), "{flag} is not a key of the config file");
         }
     }

@@ -29,7 +29,7 @@ fn read(path: &Path) -> Result<Options> {
 }
 
 /// The settings in `text`. Those of the API server have a structure of their own.
-fn parse(text: &str) -> Result<Options> {
+pub fn parse(text: &str) -> Result<Options> {
     let known: Vec<String> = ApiServerOptions::augment_args(clap::Command::new(""))
         .get_arguments()
         .filter_map(|argument| argument.get_long().map(str::to_owned))
