@@ -1,6 +1,5 @@
 //! `cargo xtask bench`: Pintle beside upstream's kube-apiserver and etcd, in one run, as ratios. Prints a table per subject.
 mod api;
-mod definitions;
 mod pods;
 mod process;
 mod scheduler;
@@ -36,7 +35,6 @@ enum Subject {
     Start,
     Idle,
     Api,
-    Definitions,
     Pods,
     Scheduler,
 }
@@ -53,9 +51,6 @@ impl Bench {
         }
         if wants(Subject::Api) {
             api::measure(self)?;
-        }
-        if wants(Subject::Definitions) {
-            definitions::measure(self)?;
         }
         if wants(Subject::Pods) {
             pods::run_subject(self)?;

@@ -58,6 +58,9 @@ fn class(difference: &Difference) -> String {
             place.push(c);
         }
     }
+    if let Some((before, _)) = place.split_once("managedFields.") {
+        place = format!("{before}managedFields");
+    }
     let sides = [&difference.change.theirs, &difference.change.ours];
     let field = sides.into_iter().flatten().find_map(|value| value["field"].as_str()).unwrap_or_default();
     format!("{kind} {place} {}", field.split('[').next().unwrap_or_default()).trim_end().to_owned()

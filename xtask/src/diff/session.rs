@@ -8,9 +8,13 @@ use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 use std::path::Path;
+use std::time::Duration;
 
 /// The namespace of all namespaced objects of the comparison; `{ns}` in paths and bodies.
 pub const NAMESPACE: &str = "diff";
+
+/// A watch that is not ended by then is taken as one that does not end.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A request, without the server.
 #[derive(Clone, Debug)]
@@ -74,11 +78,15 @@ pub struct Session {
 }
 
 impl Session {
-    /// Connects to both servers, takes the controllers' rights away and makes the namespace.
+    /// Connects to both servers, takes the controllers' rights and the default StorageClass away and makes the namespace.
     pub async fn open(servers: &Servers) -> Result<Self> {
         let clients = [client(&servers.upstream_kubeconfig()).await?, client(&servers.pintle_kubeconfig()).await?];
         let session = Session { clients, normal: Normal::new()?, report: Report::default() };
         session.take_rights().await?;
+        let classes = "/apis/storage.k8s.io/v1/storageclasses";
+        session.ask(&Request::plain("DELETE", classes)).await?;
+        let metrics = "/apis/apiregistration.k8s.io/v1/apiservices/v1beta1.metrics.k8s.io";
+        session.ask(&Request::plain("DELETE", metrics)).await?;
         let namespace = json!({"metadata": {"name": NAMESPACE}});
         session.ask(&Request::json("POST", "/api/v1/namespaces", &namespace)).await?;
         let account = json!({"metadata": {"name": "default"}});
@@ -138,9 +146,14 @@ impl Session {
             builder = builder.header("content-type", request.content_type);
         }
         let call = builder.body(Body::from(request.bodies[side].clone())).with_context(|| uri.clone())?;
-        let response = self.clients[side].send(call).await.with_context(|| uri.clone())?;
-        let (parts, body) = response.into_parts();
-        let bytes = body.collect_bytes().await.with_context(|| uri.clone())?;
+        let Ok(response) = tokio::time::timeout(PATIENCE, self.clients[side].send(call)).await else {
+            return Ok(Answer { status: 0, headers: Value::Null, body: json!("no answer") });
+        };
+        let (parts, body) = response.with_context(|| uri.clone())?.into_parts();
+        let bytes = match tokio::time::timeout(PATIENCE, body.collect_bytes()).await {
+            Ok(bytes) => bytes.with_context(|| uri.clone())?,
+            Err(_) => "an answer without end".into(),
+        };
         let header = |name: &str| -> Vec<String> {
             let values = parts.headers.get_all(name).iter();
             values.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect()

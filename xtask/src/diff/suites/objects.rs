@@ -52,8 +52,9 @@ async fn life(session: &mut Session, kind: &Kind, object: &Value) -> Result<()> 
     }
     lists(session, kind).await?;
 
+    let stored = session.ask(&Request::plain("GET", one)).await?;
     let label = json!({"metadata": {"labels": {"changed": "put"}}});
-    let bodies = [&merged(&created[0].body, &label), &merged(&created[1].body, &label)];
+    let bodies = [&merged(&stored[0].body, &label), &merged(&stored[1].body, &label)];
     session.send("update", &Request::json_each("PUT", managed("put"), bodies)).await?;
     session.send("same update again, stale", &Request::json_each("PUT", managed("put"), bodies)).await?;
     session.send("unconditional", &Request::json("PUT", managed("put"), object)).await?;
@@ -62,8 +63,11 @@ async fn life(session: &mut Session, kind: &Kind, object: &Value) -> Result<()> 
     let renamed = json!({"metadata": {"name": "another"}});
     session.send("another name", &Request::json("PUT", managed("put"), &merged(object, &renamed))).await?;
 
+    again(session, kind, object, one).await?;
     patches(session, kind, object, one).await?;
+    again(session, kind, object, one).await?;
     apply(session, object, one).await?;
+    again(session, kind, object, one).await?;
     for subresource in kind.subresources.iter().filter(|s| ["status", "scale", "approval"].contains(&s.as_str())) {
         subresources(session, &format!("{one}/{subresource}")).await?;
     }
@@ -79,6 +83,13 @@ async fn life(session: &mut Session, kind: &Kind, object: &Value) -> Result<()> 
     session.send("", &Request::plain("DELETE", format!("{one}?gracePeriodSeconds=0"))).await?;
     session.send("deleted", &Request::plain("GET", one)).await?;
     remove(session, one).await?;
+    Ok(())
+}
+
+/// Begins anew with the object, so that one difference does not cause the next.
+async fn again(session: &mut Session, kind: &Kind, object: &Value, one: &str) -> Result<()> {
+    remove(session, one).await?;
+    session.ask(&Request::json("POST", &kind.path, object)).await?;
     Ok(())
 }
 
