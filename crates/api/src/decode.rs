@@ -21,6 +21,18 @@ pub(crate) use zero::{complete, omitted, zero_shape};
 /// Upstream reports at most this many strict errors.
 const MAX_STRICT_ERRORS: usize = 100;
 
+/// Removes the fields that are null: such a field is one that is not set.
+pub fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|_, value| !value.is_null());
+            map.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
+}
+
 /// A decoded object.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decoded {

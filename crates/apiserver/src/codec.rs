@@ -74,7 +74,7 @@ pub fn decode(content_type: &str, bytes: &[u8]) -> Result<Value, ApiError> {
         PROTOBUF => return decode_protobuf(bytes, ("", "")),
         _ => return Err(ApiError::unsupported_media_type(&ACCEPTED)),
     };
-    drop_nulls(&mut object);
+    decode::drop_nulls(&mut object);
     Ok(object)
 }
 
@@ -106,18 +106,6 @@ fn undecodable(encoding: &str, error: &dyn std::fmt::Display) -> ApiError {
     ApiError::bad_request(format!(
         "the object provided is unrecognized: couldn't get version/kind; {encoding} parse error: {error}"
     ))
-}
-
-/// A field that is null is one that is not set.
-fn drop_nulls(value: &mut Value) {
-    match value {
-        Value::Object(map) => {
-            map.retain(|_, value| !value.is_null());
-            map.values_mut().for_each(drop_nulls);
-        }
-        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
-        _ => {}
-    }
 }
 
 /// How unknown and duplicate fields are answered: the `fieldValidation` parameter.

@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use super::{PatchError, go_kind};
 use crate::{
+    decode::drop_nulls,
     facts::{Field, Shape, Type},
     field::go_quote,
 };
@@ -170,7 +171,8 @@ fn merge_key_value(original: &mut Object, key: String, mut value: Value, schema:
         (_, _) if is_delete_list => Ok(()),
         (_, patch) => {
             value = patch;
-            discard_nulls(&mut value);
+            // Nulls below a value that is new to the object remove nothing, so they go away.
+            drop_nulls(&mut value);
             match without_directives(value) {
                 Some(value) => original.insert(key, value),
                 None => original.remove(&key),
@@ -423,18 +425,6 @@ fn without_directives(value: Value) -> Option<Value> {
         }
         Value::Array(items) => Some(Value::Array(items.into_iter().filter_map(without_directives).collect())),
         other => Some(other),
-    }
-}
-
-/// Nulls below a value that is new to the object remove nothing, so they go away.
-fn discard_nulls(value: &mut Value) {
-    match value {
-        Value::Object(map) => {
-            map.retain(|_, v| !v.is_null());
-            map.values_mut().for_each(discard_nulls);
-        }
-        Value::Array(items) => items.iter_mut().for_each(discard_nulls),
-        _ => {}
     }
 }
 

@@ -2,6 +2,7 @@
 // upstream: apiserver pkg/audit/policy, pkg/apis/audit/validation
 use super::event::{Level, Stage};
 use crate::request_info::RequestInfo;
+use pintle_api::decode;
 use pintle_api::field::{FieldError, Path, aggregate};
 use pintle_api::names::dns1123_subdomain;
 use pintle_api::user::UserInfo;
@@ -90,7 +91,7 @@ impl Policy {
     pub fn parse(text: &str) -> Result<Self, String> {
         // Keys without a value mean nothing, as in Go.
         let mut value: Value = serde_saphyr::from_str(text).map_err(|error| format!("failed decoding: {error}"))?;
-        drop_nulls(&mut value);
+        decode::drop_nulls(&mut value);
         let file: PolicyFile = serde_json::from_value(value).map_err(|error| format!("failed decoding: {error}"))?;
         if file.api_version != "audit.k8s.io/v1" || file.kind != "Policy" {
             let (version, kind) = (file.api_version, file.kind);
@@ -226,17 +227,6 @@ fn validate_stages(stages: &[String], path: &Path) -> Vec<FieldError> {
         FieldError::invalid(&path.index(i), stage.as_str(), format!("allowed stages are {}", STAGES.join(",")))
     };
     unknown.map(error).collect()
-}
-
-fn drop_nulls(value: &mut Value) {
-    match value {
-        Value::Object(map) => {
-            map.retain(|_, value| !value.is_null());
-            map.values_mut().for_each(drop_nulls);
-        }
-        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
-        _ => {}
-    }
 }
 
 #[cfg(test)]
