@@ -32,8 +32,8 @@ pub fn known_uids(config: &Config) -> BTreeSet<String> {
     uids.collect()
 }
 
-/// Removes the group of a pod of which nothing but the UID is known.
-pub fn remove_of(config: &Config, uid: &str) -> Result<(), String> {
+/// Removes a pod's group everywhere and in whatever class it is, with what is left below it.
+pub fn remove(config: &Config, uid: &str) -> Result<(), String> {
     for dir in classes(config).into_iter().map(|class| class.join(format!("pod{uid}"))) {
         remove_tree(&dir).map_err(|error| format!("cannot remove cgroup {}: {error}", dir.display()))?;
     }
@@ -194,19 +194,6 @@ fn settings(controller: &str, limits: &pintle_runtime::cri::LinuxContainerResour
         }
     }
     all
-}
-
-/// Removes the pod's group everywhere, with what is left below it.
-pub fn remove(config: &Config, pod: &Pod) -> Result<(), String> {
-    if !config.manage_cgroups {
-        return Ok(());
-    }
-    let relative = pod_path(config, pod);
-    for hierarchy in hierarchies() {
-        let dir = hierarchy.join(relative.trim_start_matches('/'));
-        remove_tree(&dir).map_err(|error| format!("cannot remove cgroup {}: {error}", dir.display()))?;
-    }
-    Ok(())
 }
 
 fn remove_tree(dir: &Path) -> std::io::Result<()> {

@@ -258,7 +258,7 @@ async fn remove_orphans(kubelet: &Arc<Kubelet>, known: &HashSet<String>) {
         if let Err(error) = kubelet.volumes.tear_down(uid).await {
             tracing::warn!(uid, error, "cannot remove the volumes of a pod that is gone");
         }
-        if let Err(error) = cgroups::remove_of(&kubelet.config, uid) {
+        if let Err(error) = cgroups::remove(&kubelet.config, uid) {
             tracing::warn!(uid, error, "cannot remove the cgroup of a pod that is gone");
         }
     }

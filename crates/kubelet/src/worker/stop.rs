@@ -73,7 +73,7 @@ impl Worker {
         let kubelet = self.kubelet.clone();
         let status = kubelet.statuses.get(&self.uid).or_else(|| pod.status.clone()).unwrap_or_default();
         kubelet.volumes.tear_down(&self.uid).await?;
-        crate::cgroups::remove(&kubelet.config, pod)?;
+        crate::cgroups::remove(&kubelet.config, &self.uid)?;
         kubelet.images.forget(&self.uid);
         kubelet.allocations.release(&self.uid);
         kubelet.statuses.set(pod, final_status(pod, status), true);
