@@ -16,7 +16,7 @@ mod watches;
 
 use super::Bench;
 use super::process::{Usage, usage};
-use crate::cluster::run;
+use crate::cluster::{client_of, run};
 use anyhow::{Context, Result};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -71,9 +71,7 @@ impl Server {
 
     /// A client of its API.
     async fn client(&self) -> Result<kube::Client> {
-        let config = kube::config::Kubeconfig::read_from(&self.kubeconfig)?;
-        let config = kube::Config::from_custom_kubeconfig(config, &kube::config::KubeConfigOptions::default()).await?;
-        Ok(kube::Client::try_from(config)?)
+        client_of(&self.kubeconfig).await
     }
 
     /// Its memory in MiB PSS.

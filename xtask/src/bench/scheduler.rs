@@ -133,9 +133,7 @@ fn decisions(affinity: &Value) -> Result<f64> {
 async fn through_the_api(bench: &Bench) -> Result<f64> {
     let cluster: Cluster = bench.cluster()?;
     run(cluster.command(&["server"]).arg("--detach").arg("--kubeconfig").arg(cluster.kubeconfig()))?;
-    let config = kube::config::Kubeconfig::read_from(cluster.kubeconfig())?;
-    let config = kube::Config::from_custom_kubeconfig(config, &kube::config::KubeConfigOptions::default()).await?;
-    let client = kube::Client::try_from(config)?;
+    let client = cluster.client().await?;
     let (nodes, pods) = (Api::<Node>::all(client.clone()), Api::<Pod>::namespaced(client, "default"));
     let post = PostParams::default();
     let made = futures::stream::iter(0..PAPER_NODES).map(|n| {

@@ -3,11 +3,10 @@ use super::compare;
 use super::normal::Normal;
 use super::report::{Difference, Report};
 use super::servers::Servers;
+use crate::cluster::client_of;
 use anyhow::{Context, Result};
 use kube::client::Body;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
-use std::path::Path;
 use std::time::Duration;
 
 /// The namespace of all namespaced objects of the comparison; `{ns}` in paths and bodies.
@@ -80,7 +79,8 @@ pub struct Session {
 impl Session {
     /// Connects to both servers, takes the controllers' rights and the default StorageClass away and makes the namespace.
     pub async fn open(servers: &Servers) -> Result<Self> {
-        let clients = [client(&servers.upstream_kubeconfig()).await?, client(&servers.pintle_kubeconfig()).await?];
+        let clients =
+            [client_of(&servers.upstream_kubeconfig()).await?, client_of(&servers.pintle_kubeconfig()).await?];
         let session = Session { clients, normal: Normal::new()?, report: Report::default() };
         session.take_rights().await?;
         let classes = "/apis/storage.k8s.io/v1/storageclasses";
@@ -168,10 +168,4 @@ impl Session {
     pub fn into_report(self) -> Report {
         self.report
     }
-}
-
-async fn client(kubeconfig: &Path) -> Result<kube::Client> {
-    let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-    Ok(kube::Client::try_from(config)?)
 }
