@@ -6,6 +6,7 @@ pub(crate) mod apiextensions;
 pub(crate) mod apps;
 pub(crate) mod batch;
 pub(crate) mod core;
+pub(crate) mod dynamic_resources;
 mod pod_spec;
 pub(crate) mod small_groups;
 pub(crate) mod storage;

@@ -3,6 +3,7 @@
 //! upstream: pkg/apis/<group>/validation/validation.go
 pub(crate) mod api_services;
 pub(crate) mod apps;
+pub(crate) mod autoscaling;
 pub(crate) mod batch;
 pub(crate) mod certificates;
 pub(crate) mod claim;
@@ -11,6 +12,8 @@ pub(crate) mod conditions;
 mod container;
 pub(crate) mod core;
 pub(crate) mod definitions;
+pub(crate) mod dynamic_resources;
+pub(crate) mod events;
 pub mod field;
 pub(crate) mod flow_control;
 pub(crate) mod groups;

@@ -4,9 +4,9 @@ use super::{
     Strategy, generic,
     rules::{Generation, Rules, Status},
 };
-use crate::defaults::{admissionregistration, small_groups as defaults, storage};
+use crate::defaults::{admissionregistration, dynamic_resources as dynamic, small_groups as defaults, storage};
 use crate::validation::{
-    api_services, flow_control, groups as rules, networking, policies, rbac, storage as volumes, webhooks,
+    api_services, autoscaling, dynamic_resources, dynamic_resources::slices, events, flow_control, groups as rules, networking, policies, rbac, storage as volumes, webhooks,
 };
 use crate::value::{Fill, Object, Read};
 use pintle_api::names;
@@ -48,6 +48,9 @@ pub(super) fn of(group: &str, kind: &str) -> Option<&'static dyn Strategy> {
         ("scheduling.k8s.io", "PriorityClass") => &PRIORITY_CLASS,
         ("node.k8s.io", "RuntimeClass") => &RUNTIME_CLASS,
         ("resource.k8s.io", "ResourceClaim") => &RESOURCE_CLAIM,
+        ("resource.k8s.io", "ResourceClaimTemplate") => &RESOURCE_CLAIM_TEMPLATE,
+        ("resource.k8s.io", "DeviceClass") => &DEVICE_CLASS,
+        ("resource.k8s.io", "ResourceSlice") => &RESOURCE_SLICE,
         ("autoscaling", "HorizontalPodAutoscaler") => &HORIZONTAL_POD_AUTOSCALER,
         ("flowcontrol.apiserver.k8s.io", "FlowSchema") => &FLOW_SCHEMA,
         ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => &PRIORITY_LEVEL,
@@ -97,7 +100,37 @@ static SERVICE_CIDR: Rules = Rules {
 };
 
 /// A claim always has a status, if an empty one: patches of it need something to add to.
-static RESOURCE_CLAIM: Rules = Rules { status: Status::Own(|_| {}), ..Rules::PLAIN };
+static RESOURCE_CLAIM: Rules = Rules {
+    validate: dynamic_resources::claim,
+    validate_update: dynamic_resources::claim_update,
+    validate_status_update: dynamic_resources::claim_status,
+    default: Some(dynamic::claim),
+    status: Status::Own(|_| {}),
+    ..Rules::PLAIN
+};
+
+static RESOURCE_CLAIM_TEMPLATE: Rules = Rules {
+    validate: dynamic_resources::template,
+    validate_update: dynamic_resources::template_update,
+    default: Some(dynamic::template),
+    ..Rules::PLAIN
+};
+
+static DEVICE_CLASS: Rules = Rules {
+    validate: dynamic_resources::device_class,
+    validate_update: |new, _| dynamic_resources::device_class(new),
+    generation: Generation::Spec,
+    ..Rules::PLAIN
+};
+
+static RESOURCE_SLICE: Rules = Rules {
+    validate: slices::slice,
+    validate_update: slices::slice_update,
+    warnings: slices::warnings,
+    default: Some(dynamic::slice),
+    generation: Generation::Spec,
+    ..Rules::PLAIN
+};
 
 static ENDPOINT_SLICE: Rules = Rules {
     validate: networking::endpoint_slice,
@@ -177,7 +210,12 @@ static CSI_NODE: Rules = Rules {
     ..Rules::PLAIN
 };
 
-static CSI_STORAGE_CAPACITY: Rules = Rules { unconditional_update: false, ..Rules::PLAIN };
+static CSI_STORAGE_CAPACITY: Rules = Rules {
+    validate: volumes::csi_storage_capacity,
+    validate_update: volumes::csi_storage_capacity_update,
+    unconditional_update: false,
+    ..Rules::PLAIN
+};
 
 static VOLUME_ATTACHMENT: Rules = Rules {
     validate: volumes::volume_attachment,
@@ -189,7 +227,12 @@ static VOLUME_ATTACHMENT: Rules = Rules {
     ..Rules::PLAIN
 };
 
-static VOLUME_ATTRIBUTES_CLASS: Rules = Rules { returns_deleted: true, ..Rules::PLAIN };
+static VOLUME_ATTRIBUTES_CLASS: Rules = Rules {
+    validate: volumes::volume_attributes_class,
+    validate_update: volumes::volume_attributes_class_update,
+    returns_deleted: true,
+    ..Rules::PLAIN
+};
 
 static LEASE: Rules = Rules {
     create: no_coordination,
@@ -227,8 +270,9 @@ static RUNTIME_CLASS: Rules = Rules {
 };
 
 static HORIZONTAL_POD_AUTOSCALER: Rules = Rules {
-    validate: rules::horizontal_pod_autoscaler,
-    validate_update: |new, _| rules::horizontal_pod_autoscaler(new),
+    validate: autoscaling::horizontal_pod_autoscaler,
+    validate_update: autoscaling::horizontal_pod_autoscaler_update,
+    validate_status_update: autoscaling::horizontal_pod_autoscaler_status,
     default: Some(defaults::horizontal_pod_autoscaler_v2),
     status: Status::Own(|status| {
         status.set("desiredReplicas", 0);
@@ -319,4 +363,7 @@ static API_SERVICE: Rules = Rules {
     ..Rules::PLAIN
 };
 
-static EVENT: Rules = Rules { create_on_update: true, garbage_collection: false, ..Rules::PLAIN };
+static EVENT: Rules = Rules {
+    validate: events::event,
+    validate_update: events::event_update,
+    create_on_update: true, garbage_collection: false, ..Rules::PLAIN };

@@ -1,4 +1,4 @@
-//! Kinds of small groups: PodDisruptionBudgets, Leases, PriorityClasses, RuntimeClasses, HorizontalPodAutoscalers.
+//! Kinds of small groups: PodDisruptionBudgets, Leases, PriorityClasses, RuntimeClasses.
 use super::apps::{at_most_all, number_or_percent};
 use super::common::{go_struct, label_selector, labels};
 use super::field::{Errors, Field};
@@ -123,83 +123,4 @@ pub(crate) fn runtime_class_update(new: &Value, old: &Value) -> Errors {
     let mut errors = Errors::new();
     Field::root(new, "handler").immutable(old.field("handler"), &mut errors);
     errors
-}
-
-/// A new or changed HorizontalPodAutoscaler.
-pub(crate) fn horizontal_pod_autoscaler(object: &Value) -> Errors {
-    let (mut errors, spec) = (Errors::new(), Field::root(object, "spec"));
-    let (min, max) = (spec.child("minReplicas"), spec.child("maxReplicas"));
-    if min.is_set() && min.int() < 1 {
-        errors.push(min.invalid("must be greater than or equal to 1"));
-    }
-    if max.int() == 0 {
-        errors.push(max.missing("must be set and greater than 0"));
-    } else if max.int() < 0 {
-        errors.push(max.invalid("must be greater than or equal to 1"));
-    }
-    if min.is_set() && max.int() < min.int() {
-        errors.push(FieldError::invalid(&max.path, max.int(), "must be greater than or equal to `minReplicas`"));
-    }
-    let target = spec.child("scaleTargetRef");
-    for field in ["kind", "name"].iter().map(|f| target.child(f)) {
-        field.required_checked(names::path_segment, &mut errors);
-    }
-    let kinds = ["ContainerResource", "External", "Object", "Pods", "Resource"];
-    for metric in spec.child("metrics").items() {
-        let kind = metric.child("type");
-        if kind.is_zero() {
-            errors.push(kind.missing("must specify a metric source type"));
-        }
-        kind.one_of(&kinds, &mut errors);
-        let mut field = kind.text().to_owned();
-        if kinds.contains(&kind.text()) {
-            field[..1].make_ascii_lowercase();
-            let source = metric.child(&field);
-            if !source.is_set() {
-                errors.push(source.missing("must populate information for the given metric source"));
-            }
-        } else {
-            kind.one_of(&kinds, &mut errors);
-        }
-    }
-    let from_elsewhere = |metric: &Value| matches!(metric.text("type"), "Object" | "External");
-    if min.is_set() && min.int() == 0 && !spec.value.items("metrics").iter().any(from_elsewhere) {
-        let text = "must specify at least one Object or External metric to support scaling to zero replicas";
-        errors.push(spec.child("metrics").forbidden(text));
-    }
-    let behavior = spec.child("behavior");
-    for rules in ["scaleUp", "scaleDown"].iter().map(|r| behavior.child(r)) {
-        if rules.is_set() {
-            scaling_rules(&rules, &mut errors);
-        }
-    }
-    errors
-}
-
-fn scaling_rules(rules: &Field<'_>, errors: &mut Errors) {
-    let window = rules.child("stabilizationWindowSeconds");
-    if window.int() < 0 {
-        errors.push(window.invalid("must be greater than or equal to zero"));
-    }
-    if window.int() > 3600 {
-        errors.push(window.invalid("must be less than or equal to 3600"));
-    }
-    let select = rules.child("selectPolicy");
-    if select.is_set() {
-        select.one_of(&["Disabled", "Max", "Min"], errors);
-    }
-    let policies = rules.child("policies");
-    policies.required("must specify at least one Policy", errors);
-    for policy in policies.items() {
-        policy.child("type").one_of(&["Percent", "Pods"], errors);
-        for field in ["value", "periodSeconds"].iter().map(|f| policy.child(f)) {
-            if field.int() <= 0 {
-                errors.push(FieldError::invalid(&field.path, field.int(), "must be greater than zero"));
-            }
-        }
-        let period = policy.child("periodSeconds");
-        if period.int() > 1800 {
-            errors.push(period.invalid("must be less than or equal to 1800"));
-        }
-    }
 }

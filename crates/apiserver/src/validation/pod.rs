@@ -61,9 +61,13 @@ pub(super) fn template(template: &Field<'_>, errors: &mut Errors) {
 
 /// Labels and annotations of a template; upstream's paths leave `metadata` out.
 pub(super) fn template_metadata(template: &Field<'_>, errors: &mut Errors) {
-    let metadata = template.value.field("metadata");
-    labels(&Field { value: metadata.field("labels"), ..template.child("labels") }, errors);
-    annotations(&Field { value: metadata.field("annotations"), ..template.child("annotations") }, errors);
+    labels_and_annotations(template, template.value.field("metadata"), errors);
+}
+
+/// Labels and annotations of `metadata`, which messages place at `at`.
+pub(super) fn labels_and_annotations(at: &Field<'_>, metadata: &Value, errors: &mut Errors) {
+    labels(&Field { value: metadata.field("labels"), ..at.child("labels") }, errors);
+    annotations(&Field { value: metadata.field("annotations"), ..at.child("annotations") }, errors);
 }
 
 /// A new or changed PodTemplate.

@@ -74,7 +74,7 @@ pub(crate) fn resource_name(name: &str, at: &Field<'_>, errors: &mut Errors) {
     }
 }
 
-fn container_resource_name(name: &str, at: &Field<'_>, errors: &mut Errors) {
+pub(super) fn container_resource_name(name: &str, at: &Field<'_>, errors: &mut Errors) {
     resource_name(name, at, errors);
     if !name.contains('/') {
         if !matches!(name, "cpu" | "memory" | "ephemeral-storage") && !is_huge_pages(name) {

@@ -78,7 +78,12 @@ fn is_headless(spec: &Value) -> bool {
 /// A new service.
 // upstream: validateService
 pub(crate) fn create(service: &Value) -> Errors {
-    let (mut errors, at) = (Errors::new(), Field::root(service, "spec"));
+    // Upstream allocates the addresses before it judges the rest.
+    let mut errors = cluster_ips(service);
+    if !errors.is_empty() {
+        return errors;
+    }
+    let at = Field::root(service, "spec");
     let spec = at.value;
     let kind = spec.text("type");
     let headless = is_headless(spec);
@@ -107,7 +112,6 @@ pub(crate) fn create(service: &Value) -> Errors {
     each_port(&list, &mut errors);
     labels(&at.child("selector"), &mut errors);
     session_affinity(&at, &mut errors);
-    errors.extend(cluster_ips(service));
     for ip in at.child("externalIPs").items() {
         let before = errors.len();
         common::ip(&ip, &mut errors);

@@ -1,6 +1,6 @@
 //! PersistentVolumes, StorageClasses and the kinds of CSI.
 use super::claim::access_modes;
-use super::common::{go_struct, quantity};
+use super::common::{go_struct, label_selector, nonnegative_quantity, quantity};
 use super::field::{Errors, Field};
 use super::scheduling::node_selector;
 use super::volumes::{csi_driver as csi_driver_name, host_path, nfs, required_of};
@@ -10,6 +10,7 @@ use pintle_api::{
     names,
 };
 use serde_json::{Map, Value};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The sources of PersistentVolumes, in the order in which upstream looks at them.
 const SOURCES: [&str; 22] = [
@@ -163,15 +164,61 @@ pub(crate) fn persistent_volume_update(new: &Value, old: &Value) -> Errors {
 /// A new StorageClass.
 pub(crate) fn storage_class(object: &Value) -> Errors {
     let mut errors = Errors::new();
-    let provisioner = Field::root(object, "provisioner");
-    if provisioner.is_zero() {
-        errors.push(provisioner.missing(""));
-    } else {
-        let lower = provisioner.text().to_lowercase();
-        let wrong = names::qualified_name(&lower).into_iter();
-        errors.extend(wrong.map(|e| FieldError::invalid(&provisioner.path, &lower, e)));
+    provisioner(&Field::root(object, "provisioner"), &mut errors);
+    parameters(&Field::root(object, "parameters"), &mut errors);
+    let policy = Field::root(object, "reclaimPolicy");
+    if !policy.is_zero() {
+        policy.one_of(&["Delete", "Retain"], &mut errors);
     }
-    let parameters = Field::root(object, "parameters");
+    Field::root(object, "volumeBindingMode").required_one_of(&["Immediate", "WaitForFirstConsumer"], &mut errors);
+    topologies(&Field::root(object, "allowedTopologies"), &mut errors);
+    errors
+}
+
+/// Which topologies volumes may be in: terms that differ, of keys that differ.
+// upstream: validateAllowedTopologies
+fn topologies(list: &Field<'_>, errors: &mut Errors) {
+    let mut seen: Vec<BTreeMap<String, BTreeSet<String>>> = Vec::new();
+    for term in list.items() {
+        let expressions = term.child("matchLabelExpressions");
+        let mut keys: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for expression in expressions.items() {
+            let (key, values) = (expression.child("key"), expression.child("values"));
+            let mut wanted = BTreeSet::new();
+            if values.is_zero() {
+                errors.push(values.missing(""));
+            }
+            for value in values.items() {
+                if !wanted.insert(value.text().to_owned()) {
+                    errors.push(FieldError::duplicate(&value.path, value.text()));
+                }
+            }
+            key.text_checked(names::qualified_name, errors);
+            if keys.contains_key(key.text()) {
+                errors.push(FieldError::duplicate(&key.path, key.text()));
+            }
+            keys.insert(key.text().to_owned(), wanted);
+        }
+        if seen.contains(&keys) {
+            errors.push(FieldError::duplicate(&expressions.path, ""));
+        }
+        seen.push(keys);
+    }
+}
+
+/// The name of a driver that makes volumes.
+fn provisioner(name: &Field<'_>, errors: &mut Errors) {
+    if name.is_zero() {
+        errors.push(name.missing(""));
+    } else {
+        let lower = name.text().to_lowercase();
+        let wrong = names::qualified_name(&lower).into_iter();
+        errors.extend(wrong.map(|e| FieldError::invalid(&name.path, &lower, e)));
+    }
+}
+
+/// What a driver is told: not too much of it.
+fn parameters(parameters: &Field<'_>, errors: &mut Errors) {
     let mut size = 0;
     let count = parameters.entries().count();
     if count > 512 {
@@ -186,11 +233,50 @@ pub(crate) fn storage_class(object: &Value) -> Errors {
     if size > 256 << 10 {
         errors.push(FieldError::too_long(&parameters.path, 256 << 10));
     }
-    let policy = Field::root(object, "reclaimPolicy");
-    if !policy.is_zero() {
-        policy.one_of(&["Delete", "Retain"], &mut errors);
+}
+
+/// A new VolumeAttributesClass.
+pub(crate) fn volume_attributes_class(object: &Value) -> Errors {
+    let mut errors = Errors::new();
+    provisioner(&Field::root(object, "driverName"), &mut errors);
+    let given = Field::root(object, "parameters");
+    if given.is_zero() {
+        errors.push(given.missing("must contain at least one key/value pair"));
     }
-    Field::root(object, "volumeBindingMode").required_one_of(&["Immediate", "WaitForFirstConsumer"], &mut errors);
+    parameters(&given, &mut errors);
+    errors
+}
+
+/// A changed VolumeAttributesClass: only its metadata changes.
+pub(crate) fn volume_attributes_class_update(new: &Value, old: &Value) -> Errors {
+    let mut errors = Errors::new();
+    for field in ["driverName", "parameters"] {
+        if !same(new.field(field), old.field(field)) {
+            errors.push(Field::root(new, field).forbidden(format!("updates to {field} are forbidden.")));
+        }
+    }
+    errors.extend(volume_attributes_class(new));
+    errors
+}
+
+/// A new CSIStorageCapacity.
+pub(crate) fn csi_storage_capacity(object: &Value) -> Errors {
+    let mut errors = Errors::new();
+    label_selector(&Field::root(object, "nodeTopology"), &mut errors);
+    Field::root(object, "storageClassName").text_checked(names::dns1123_subdomain, &mut errors);
+    let capacity = Field::root(object, "capacity");
+    if capacity.is_set() {
+        nonnegative_quantity(&capacity, &mut errors);
+    }
+    errors
+}
+
+/// A changed CSIStorageCapacity: what it is the capacity of stays.
+pub(crate) fn csi_storage_capacity_update(new: &Value, old: &Value) -> Errors {
+    let mut errors = Errors::new();
+    for field in ["nodeTopology", "storageClassName"] {
+        Field::root(new, field).immutable(old.field(field), &mut errors);
+    }
     errors
 }
 
@@ -231,6 +317,10 @@ pub(crate) fn csi_driver(object: &Value) -> Errors {
         if seconds.int() > 1 << 32 {
             errors.push(seconds.invalid("may not specify a duration larger than 2^32 seconds"));
         }
+    }
+    let period = spec.child("nodeAllocatableUpdatePeriodSeconds");
+    if period.is_set() && period.int() < 10 {
+        errors.push(period.invalid("must be greater than or equal to 10 seconds"));
     }
     let modes = spec.child("volumeLifecycleModes");
     for mode in modes.value.as_array().into_iter().flatten() {
