@@ -51,7 +51,8 @@ mod tests {
     #[test]
     fn a_request_is_for_one_device_unless_it_says_otherwise() {
         let first = json!([{"name": "a"}, {"name": "b", "allocationMode": "All"}]);
-        let mut claim_of = json!({"spec": {"devices": {"requests": [{"firstAvailable": first}, {"exactly": {"count": 2}}]}}});
+        let mut claim_of =
+            json!({"spec": {"devices": {"requests": [{"firstAvailable": first}, {"exactly": {"count": 2}}]}}});
         claim(claim_of.as_object_mut().expect("an object"));
         let requests = &claim_of["spec"]["devices"]["requests"];
         assert_eq!(requests[0]["firstAvailable"][0], json!({"name": "a", "allocationMode": "ExactCount", "count": 1}));

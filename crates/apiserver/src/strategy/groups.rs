@@ -6,7 +6,8 @@ use super::{
 };
 use crate::defaults::{admissionregistration, dynamic_resources as dynamic, small_groups as defaults, storage};
 use crate::validation::{
-    api_services, autoscaling, dynamic_resources, dynamic_resources::slices, events, flow_control, groups as rules, networking, policies, rbac, storage as volumes, webhooks,
+    api_services, autoscaling, dynamic_resources, dynamic_resources::slices, events, flow_control, groups as rules,
+    networking, policies, rbac, storage as volumes, webhooks,
 };
 use crate::value::{Fill, Object, Read};
 use pintle_api::names;
@@ -366,4 +367,7 @@ static API_SERVICE: Rules = Rules {
 static EVENT: Rules = Rules {
     validate: events::event,
     validate_update: events::event_update,
-    create_on_update: true, garbage_collection: false, ..Rules::PLAIN };
+    create_on_update: true,
+    garbage_collection: false,
+    ..Rules::PLAIN
+};

@@ -266,7 +266,8 @@ mod tests {
         let wrong = ["spec.scaleTargetRef.apiVersion: Invalid value: \"\": apiVersion must specify API group"];
         assert_eq!(texts(horizontal_pod_autoscaler(&object)), wrong);
         assert!(horizontal_pod_autoscaler_update(&object, &object).is_empty());
-        let of_core = json!({"spec": {"maxReplicas": 1, "scaleTargetRef": {"kind": "ReplicationController", "name": "d"}}});
+        let of_core =
+            json!({"spec": {"maxReplicas": 1, "scaleTargetRef": {"kind": "ReplicationController", "name": "d"}}});
         assert!(horizontal_pod_autoscaler(&of_core).is_empty());
     }
 

@@ -140,7 +140,10 @@ mod tests {
         let errors: Vec<String> = event_update(&changed, &valid()).iter().map(ToString::to_string).collect();
         assert_eq!(
             errors,
-            ["series.count: Invalid value: \"\": should be at least 2", "message: Invalid value: \"x\": field is immutable"]
+            [
+                "series.count: Invalid value: \"\": should be at least 2",
+                "message: Invalid value: \"x\": field is immutable"
+            ]
         );
     }
 }

@@ -2,8 +2,8 @@
 use super::super::field::{Errors, Field};
 use super::super::scheduling::node_selector;
 use super::{EFFECTS, driver_name, pool_name, qualified, unique, within};
-use crate::value::{Read, same};
 use crate::validation::common::quantity;
+use crate::value::{Read, same};
 use pintle_api::{field::FieldError, names};
 use serde_json::Value;
 
@@ -73,7 +73,8 @@ fn judge(object: &Value, old: Option<&Value>) -> Errors {
             list.iter().find(|device| device.text("name") == name)
         };
         for item in devices.items() {
-            let kept = before(item.value.text("name")).is_some_and(|o| same(o.field("taints"), item.value.field("taints")));
+            let kept =
+                before(item.value.text("name")).is_some_and(|o| same(o.field("taints"), item.value.field("taints")));
             device(&item, spec.value.flag("perDeviceNodeSelection"), kept, &mut errors);
         }
         unique(&devices, |device| device.text("name").to_owned(), &mut errors);
@@ -185,7 +186,9 @@ fn device(device: &Field<'_>, per_device: bool, taints_kept: bool, errors: &mut 
 
 fn attribute(attribute: &Field<'_>, errors: &mut Errors) {
     let mut count = ["bool", "int"].iter().filter(|kind| attribute.value.has(kind)).count();
-    for (one, many, check) in [("string", "strings", text as fn(&Field<'_>, &mut Errors)), ("version", "versions", version)] {
+    for (one, many, check) in
+        [("string", "strings", text as fn(&Field<'_>, &mut Errors)), ("version", "versions", version)]
+    {
         let field = attribute.child(one);
         if field.is_set() {
             count += 1;
@@ -237,7 +240,8 @@ fn request_policy(amount: &Field<'_>, policy: &Field<'_>, errors: &mut Errors) {
     let (values, range, default) = (policy.child("validValues"), policy.child("validRange"), policy.child("default"));
     let most = quantity(amount.value.field("value"));
     if !values.is_zero() && range.is_set() {
-        let text = "exactly one policy can be specified, cannot specify \"validValues\" and \"validRange\" at the same time";
+        let text =
+            "exactly one policy can be specified, cannot specify \"validValues\" and \"validRange\" at the same time";
         errors.push(policy.forbidden(text));
         return;
     }
@@ -384,7 +388,10 @@ mod tests {
 
     #[test]
     fn an_attribute_has_one_value() {
-        assert!(slice(&slice_with(json!({"name": "a", "attributes": {"x": {"int": 1}, "d.io/y": {"string": "s"}}}))).is_empty());
+        assert!(
+            slice(&slice_with(json!({"name": "a", "attributes": {"x": {"int": 1}, "d.io/y": {"string": "s"}}})))
+                .is_empty()
+        );
         assert_eq!(
             texts(slice(&slice_with(json!({"name": "a", "attributes": {"x": {}}})))),
             ["spec.devices[0].attributes[x]: Invalid value: \"\": exactly one value must be specified"]
@@ -392,7 +399,9 @@ mod tests {
         let version = json!({"name": "a", "attributes": {"x": {"version": "1.2"}}});
         assert_eq!(
             texts(slice(&slice_with(version))),
-            ["spec.devices[0].attributes[x].version: Invalid value: \"1.2\": must be a string compatible with semver.org spec 2.0.0"]
+            [
+                "spec.devices[0].attributes[x].version: Invalid value: \"1.2\": must be a string compatible with semver.org spec 2.0.0"
+            ]
         );
     }
 
