@@ -84,7 +84,7 @@ pub fn header<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
     headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
-/// Nothing that the client accepts can be given.
+/// No encoding that the client accepts can be given.
 pub(crate) fn not_acceptable() -> ApiError {
     let text = format!("406: Not Acceptable\n\nAvailable representations: {}", ACCEPTED.join(", "));
     let mut error = ApiError::new(406, Reason::NotAcceptable, text);
@@ -95,7 +95,23 @@ pub(crate) fn not_acceptable() -> ApiError {
 fn choose(accept: &str) -> Result<(Encoding, View), ApiError> {
     let mut clauses: Vec<(u32, &str)> = accept.split(',').map(|clause| (quality(clause), clause.trim())).collect();
     clauses.sort_by_key(|(quality, _)| std::cmp::Reverse(*quality));
-    clauses.iter().find_map(|(_, clause)| read_clause(clause)).ok_or_else(not_acceptable)
+    let chosen = clauses.iter().find_map(|(_, clause)| read_clause(clause));
+    // An encoding would do, but not the form that is asked for in it.
+    let encodes =
+        |clause: &str| clause.split(';').next().is_some_and(|media_type| encoding(media_type.trim()).is_some());
+    chosen.ok_or_else(|| {
+        let encodable = clauses.iter().any(|(_, clause)| encodes(clause));
+        if encodable { ApiError::not_acceptable(&ACCEPTED) } else { not_acceptable() }
+    })
+}
+
+fn encoding(media_type: &str) -> Option<Encoding> {
+    Some(match media_type {
+        "*/*" | "application/*" | JSON => Encoding::Json,
+        YAML => Encoding::Yaml,
+        PROTOBUF => Encoding::Protobuf,
+        _ => return None,
+    })
 }
 
 /// The `q` of a clause in thousandths.
@@ -106,12 +122,7 @@ fn quality(clause: &str) -> u32 {
 
 fn read_clause(clause: &str) -> Option<(Encoding, View)> {
     let mut parts = clause.split(';').map(str::trim);
-    let encoding = match parts.next()? {
-        "*/*" | "application/*" | JSON => Encoding::Json,
-        YAML => Encoding::Yaml,
-        PROTOBUF => Encoding::Protobuf,
-        _ => return None,
-    };
+    let encoding = encoding(parts.next()?)?;
     let (mut kind, mut version, mut group) = ("", "", "");
     for (key, value) in parts.filter_map(|parameter| parameter.split_once('=')) {
         match key {
@@ -158,5 +169,14 @@ mod tests {
             Ok((Encoding::Json, View::Metadata))
         );
         assert_eq!(of("text/html"), Err(406));
+    }
+
+    #[test]
+    fn a_refusal_tells_an_unknown_form_from_an_unknown_encoding() {
+        let refusal = |accept| choose(accept).map_err(|error| error.message).expect_err(accept);
+        let list = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+        let form = "application/json;as=Table;v=v2;g=meta.k8s.io";
+        assert_eq!(refusal(form), format!("only the following media types are accepted: {list}"));
+        assert_eq!(refusal("text/html"), format!("406: Not Acceptable\n\nAvailable representations: {list}"));
     }
 }

@@ -201,3 +201,29 @@ async fn protobuf_comes_in_and_goes_out() {
     let missing = server.bytes("GET", &format!("{MAPS}/a"), &headers).await;
     assert_eq!(protobuf::decode(&missing, ("", "")).unwrap()["reason"], "NotFound");
 }
+
+#[tokio::test]
+async fn who_reads_or_writes_endpoints_is_told_of_their_successor() {
+    let server = Server::start();
+    let path = "/api/v1/namespaces/default/endpoints";
+    let warning = "299 - \"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice\"";
+    let created = server.post(path, &json!({"metadata": {"name": "e"}})).await;
+    assert_eq!((created.status.as_u16(), &created.headers["warning"]), (201, &warning.parse().unwrap()));
+    assert_eq!(server.get(&format!("{path}/e")).await.headers["warning"], warning);
+    assert_eq!(server.get(path).await.headers["warning"], warning);
+}
+
+#[tokio::test]
+async fn the_generation_of_a_pod_template_counts_changes_of_its_template() {
+    let server = Server::start();
+    let path = "/api/v1/namespaces/default/podtemplates";
+    let template = json!({
+        "metadata": {"name": "t"}, "template": {"spec": {"containers": [{"name": "a", "image": "a:1"}]}},
+    });
+    server.post(path, &template).await.ok();
+    let uri = format!("{path}/t");
+    let labelled = server.merge(&uri, &json!({"metadata": {"labels": {"a": "b"}}})).await.ok();
+    assert_eq!(labelled["metadata"]["generation"], 1);
+    let changed = server.merge(&uri, &json!({"template": {"metadata": {"labels": {"a": "b"}}}})).await.ok();
+    assert_eq!(changed["metadata"]["generation"], 2);
+}

@@ -56,6 +56,9 @@ impl ApiServer {
             error.details_mut();
             return Err(error);
         }
+        if let Some(warning) = deprecation(&info.api_group, &info.api_version, &info.resource) {
+            cx.warn(warning);
+        }
         if let Some(warning) = resource.custom.as_ref().and_then(|custom| custom.deprecation.as_ref()) {
             cx.warn(warning.clone());
         }
@@ -84,6 +87,12 @@ impl ApiServer {
         let found = scheme.by_plural(&info.api_group, &info.api_version, &info.resource);
         found.is_some_and(|resource| resource.custom.as_ref().is_some_and(|custom| custom.scale.is_some()))
     }
+}
+
+/// What clients are told who still use a built-in kind that has been replaced.
+fn deprecation(group: &str, version: &str, plural: &str) -> Option<&'static str> {
+    let endpoints = (group, version, plural) == ("", "v1", "endpoints");
+    endpoints.then_some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
 }
 
 /// Whether the path exists (404) and takes the verb (405).

@@ -52,7 +52,7 @@ static POD_TEMPLATE: Rules = Rules {
     validate: pods::pod_template,
     validate_update: |new, _| pods::pod_template(new),
     default: Some(defaults::core::pod_template),
-    generation: Generation::FieldsAndLabels(&["template"]),
+    generation: Generation::Fields(&["template"]),
     returns_deleted: true,
     ..Rules::PLAIN
 };
