@@ -8,7 +8,8 @@ use pintle_api::names;
 use serde_json::Value;
 
 /// Fields that stay, by the name of the core group's Event (which messages show) and by that of this group.
-const KEPT: [(&str, &str); 12] = [
+/// Upstream looks at the reason twice.
+const KEPT: [(&str, &str); 14] = [
     ("involvedObject", "regarding"),
     ("reason", "reason"),
     ("message", "note"),
@@ -16,7 +17,9 @@ const KEPT: [(&str, &str); 12] = [
     ("firstTimestamp", "deprecatedFirstTimestamp"),
     ("lastTimestamp", "deprecatedLastTimestamp"),
     ("count", "deprecatedCount"),
+    ("reason", "reason"),
     ("type", "type"),
+    ("eventTime", "eventTime"),
     ("action", "action"),
     ("related", "related"),
     ("reportingController", "reportingController"),
@@ -56,7 +59,6 @@ pub(crate) fn event_update(new: &Value, old: &Value) -> Errors {
     for (shown, field) in KEPT {
         Field { value: new.field(field), path: Path::root(shown) }.immutable(old.field(field), &mut errors);
     }
-    Field::root(new, "eventTime").immutable(old.field("eventTime"), &mut errors);
     errors
 }
 
