@@ -127,7 +127,8 @@ async fn owners_are_found_in_every_version_of_a_kind() {
     let path = |version: &str| format!("/apis/autoscaling/{version}/namespaces/default/horizontalpodautoscalers/h");
     let config = |version: &str, spec: Value| {
         let mut config = json!({"apiVersion": format!("autoscaling/{version}"), "kind": "HorizontalPodAutoscaler",
-            "metadata": {"name": "h"}, "spec": {"scaleTargetRef": {"kind": "Deployment", "name": "d"}, "maxReplicas": 3}});
+            "metadata": {"name": "h"}, "spec": {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"},
+            "maxReplicas": 3}});
         pintle_api::patch::merge_patch(&mut config, json!({"spec": spec}));
         config
     };

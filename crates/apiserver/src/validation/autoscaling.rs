@@ -59,8 +59,13 @@ fn judge(object: &Value, old: Option<&Value>) -> Errors {
         _ => Group::Needed,
     };
     reference(&target, group, &mut errors);
+    let malformed_before = old.is_some_and(|old| {
+        let mut metrics = old.field("spec").items("metrics").iter().filter(|metric| metric.text("type") == "Object");
+        metrics.any(|metric| is_malformed(metric.field("object").field("describedObject").text("apiVersion")))
+    });
+    let described = if malformed_before { Group::Any } else { Group::MayBeEmpty };
     for metric in spec.child("metrics").items() {
-        metric_spec(&metric, &mut errors);
+        metric_spec(&metric, described, &mut errors);
     }
     let utilization = spec.child("targetCPUUtilizationPercentage");
     if utilization.is_set() && utilization.int() < 1 {
@@ -101,7 +106,7 @@ fn reference(target: &Field<'_>, group: Group, errors: &mut Errors) {
     if group == Group::Any {
         return;
     }
-    if text.matches('/').count() > 1 {
+    if is_malformed(text) {
         let wrong = format!("unexpected GroupVersion string: {text}");
         errors.push(FieldError::invalid(&version.path, text, wrong));
     } else if group == Group::Needed && split_api_version(text).0.is_empty() {
@@ -109,7 +114,12 @@ fn reference(target: &Field<'_>, group: Group, errors: &mut Errors) {
     }
 }
 
-fn metric_spec(metric: &Field<'_>, errors: &mut Errors) {
+/// Whether an `apiVersion` is neither a version nor a group and a version.
+fn is_malformed(version: &str) -> bool {
+    version.matches('/').count() > 1
+}
+
+fn metric_spec(metric: &Field<'_>, described: Group, errors: &mut Errors) {
     let kind = metric.child("type");
     if kind.is_zero() {
         errors.push(kind.missing("must specify a metric source type"));
@@ -117,7 +127,7 @@ fn metric_spec(metric: &Field<'_>, errors: &mut Errors) {
     kind.one_of(&METRIC_TYPES, errors);
     let present: Vec<&str> = SOURCES.into_iter().filter(|source| metric.value.has(source)).collect();
     if let Some(first) = present.first() {
-        source(first, &metric.child(first), errors);
+        source(first, &metric.child(first), described, errors);
     }
     let mut expected = String::new();
     if METRIC_TYPES.contains(&kind.text()) {
@@ -137,11 +147,11 @@ fn metric_spec(metric: &Field<'_>, errors: &mut Errors) {
     }
 }
 
-fn source(kind: &str, source: &Field<'_>, errors: &mut Errors) {
+fn source(kind: &str, source: &Field<'_>, described: Group, errors: &mut Errors) {
     let target = source.child("target");
     match kind {
         "object" => {
-            reference(&source.child("describedObject"), Group::MayBeEmpty, errors);
+            reference(&source.child("describedObject"), described, errors);
             identifier(&source.child("metric"), errors);
         }
         "external" | "pods" => identifier(&source.child("metric"), errors),
@@ -196,7 +206,6 @@ fn identifier(metric: &Field<'_>, errors: &mut Errors) {
     } else {
         name.checked(names::path_segment, errors);
     }
-    super::common::label_selector(&metric.child("selector"), errors);
 }
 
 fn metric_target(target: &Field<'_>, errors: &mut Errors) {
@@ -269,6 +278,22 @@ mod tests {
         let of_core =
             json!({"spec": {"maxReplicas": 1, "scaleTargetRef": {"kind": "ReplicationController", "name": "d"}}});
         assert!(horizontal_pod_autoscaler(&of_core).is_empty());
+    }
+
+    #[test]
+    fn what_a_metric_describes_may_stay_malformed() {
+        let with = |version: &str, average: i64| {
+            let described = json!({"apiVersion": version, "kind": "Service", "name": "s"});
+            let target = json!({"type": "AverageValue", "averageValue": average.to_string()});
+            let object = json!({"describedObject": described, "metric": {"name": "m"}, "target": target});
+            let reference = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"});
+            let metrics = json!([{"type": "Object", "object": object}]);
+            json!({"spec": {"maxReplicas": 1, "scaleTargetRef": reference, "metrics": metrics}})
+        };
+        let wrong = texts(horizontal_pod_autoscaler(&with("a/b/c", 1)));
+        assert!(wrong[0].ends_with("unexpected GroupVersion string: a/b/c"), "{wrong:?}");
+        assert!(horizontal_pod_autoscaler_update(&with("a/b/c", 2), &with("a/b/c", 1)).is_empty());
+        assert!(!horizontal_pod_autoscaler_update(&with("a/b/c", 2), &with("v1", 1)).is_empty());
     }
 
     #[test]

@@ -50,6 +50,8 @@ pub(crate) fn template(object: &Value) -> Errors {
     super::pod::labels_and_annotations(&metadata, metadata.value, &mut errors);
     for (name, field) in metadata.entries().filter(|(name, _)| !matches!(*name, "labels" | "annotations")) {
         if !field.is_zero() {
+            // upstream derives the path from the name of the Go field
+            let name = if name == "uid" { "uID" } else { name };
             errors.push(metadata.child(name).forbidden("cannot be set"));
         }
     }
@@ -59,7 +61,7 @@ pub(crate) fn template(object: &Value) -> Errors {
 
 /// A changed ResourceClaimTemplate: its spec stays.
 pub(crate) fn template_update(new: &Value, old: &Value) -> Errors {
-    let mut errors = template(new);
+    let mut errors = Errors::new();
     Field::root(new, "spec").immutable(old.field("spec"), &mut errors);
     errors
 }
