@@ -178,9 +178,9 @@ impl Resource {
         GroupResource { group: &self.group, resource: &self.plural }
     }
 
-    /// For error messages.
+    /// For error messages: where two groups show the same objects, refusals name the kind of the group that stores them.
     pub fn group_kind(&self) -> GroupKind<'_> {
-        GroupKind { group: &self.group, kind: &self.kind }
+        GroupKind { group: &self.storage_group, kind: &self.kind }
     }
 
     /// The subresource named `name`.

@@ -2,6 +2,7 @@
 mod certificates;
 mod chain;
 mod default_class;
+mod device_rights;
 mod dynamic;
 mod limit_ranger;
 mod matching;
@@ -26,6 +27,7 @@ pub(crate) use policies::definition::{Environments, object_type, patch_type, wit
 use crate::context::RequestContext;
 use crate::registry::Registry;
 use async_trait::async_trait;
+use pintle_api::field::FieldError;
 use pintle_api::scheme::Resource;
 use pintle_api::status::ApiError;
 use serde_json::Value;
@@ -76,6 +78,12 @@ pub trait Admission: Send + Sync + 'static {
         object: Option<&mut Value>,
         registry: &Registry,
     ) -> Result<(), ApiError>;
+
+    /// What is wrong with `object` for reasons that only the cluster knows (rights, a namespace's labels): told with the
+    /// other errors of its fields, before the validating phase.
+    async fn faults(&self, _attributes: &Attributes<'_>, _object: &Value, _registry: &Registry) -> Vec<FieldError> {
+        Vec::new()
+    }
 
     /// The validating phase, on the object as it would be stored.
     async fn validate(

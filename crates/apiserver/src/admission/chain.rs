@@ -2,13 +2,14 @@
 use super::dynamic::Dynamic;
 use super::{Admission, Attributes, Operation};
 use super::{
-    certificates, default_class, limit_ranger, namespace_lifecycle, node_restriction, node_taint, object_in_use,
-    pod_security, pod_tolerations, priority, runtime_class, service_account,
+    certificates, default_class, device_rights, limit_ranger, namespace_lifecycle, node_restriction, node_taint,
+    object_in_use, pod_security, pod_tolerations, priority, runtime_class, service_account,
 };
 use crate::authz::default::ClusterAuthorizer;
 use crate::authz::{escalation, rbac};
 use crate::registry::Registry;
 use async_trait::async_trait;
+use pintle_api::field::FieldError;
 use pintle_api::status::ApiError;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -136,6 +137,13 @@ impl Admission for ClusterAdmission {
             self.dynamic.admit(attributes, object, registry, &mut rounds).await?;
         }
         Ok(())
+    }
+
+    async fn faults(&self, attributes: &Attributes<'_>, object: &Value, registry: &Registry) -> Vec<FieldError> {
+        if attributes.resource.group != device_rights::GROUP {
+            return Vec::new();
+        }
+        device_rights::faults(attributes, object, registry, &self.authorizer).await
     }
 
     async fn validate(

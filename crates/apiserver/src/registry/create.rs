@@ -81,6 +81,7 @@ impl Registry {
             }
         }
         let mut errors = metadata::validate(write.resource, strategy, object);
+        errors.extend(write.faults(self, Operation::Create, object, None).await);
         errors.extend(strategy.validate_create(object));
         if !errors.is_empty() {
             return Err(ApiError::invalid(write.resource.group_kind(), object.name(), &errors));

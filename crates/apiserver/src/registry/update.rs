@@ -83,7 +83,8 @@ impl Registry {
         write.admit(self, Operation::Update, name, Some(&mut new), Some(&old)).await?;
         metadata::ensure_namespace(write.resource, write.namespace, &mut new)?;
         new.set_meta_str("resourceVersion", old.resource_version());
-        prepare_update(write, &mut new, &old)?;
+        prepare_update(write, &mut new, &old);
+        self.judge_update(write, &new, &old).await?;
         apply::keep_times(&mut new, &old);
         write.admit_valid(self, Operation::Update, name, Some(&new), Some(&old)).await?;
         let side = strategy.before_write(write.cx, self, Some(&old), &mut new).await?;
@@ -96,6 +97,35 @@ impl Registry {
             return Ok(Committed::Done(Written { object: new, bytes: stored.value.clone(), created: false }));
         }
         self.commit(write, key.to_vec(), Some(stored), new, side).await
+    }
+
+    async fn judge_update(&self, write: &Write<'_>, new: &Value, old: &Value) -> Result<(), ApiError> {
+        let (strategy, status) = (write.strategy(), write.subresource == "status");
+        let mut errors = metadata::validate(write.resource, strategy, new);
+        errors.extend(metadata::validate_update(new, old));
+        errors.extend(write.faults(self, Operation::Update, new, Some(old)).await);
+        errors.extend(if status {
+            strategy.validate_status_update(new, old)
+        } else {
+            strategy.validate_update(new, old)
+        });
+        let mut seen = Vec::new();
+        errors.retain(|error| {
+            let text = error.to_string();
+            !seen.contains(&text) && {
+                seen.push(text);
+                true
+            }
+        });
+        if !errors.is_empty() {
+            return Err(ApiError::invalid(write.resource.group_kind(), old.name(), &errors));
+        }
+        if !status {
+            for warning in strategy.warnings_on_update(new, old) {
+                write.cx.warn(warning);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -122,7 +152,7 @@ fn check_resource_version(write: &Write<'_>, name: &str, new: &mut Value, old: &
     }
 }
 
-fn prepare_update(write: &Write<'_>, new: &mut Value, old: &Value) -> Result<(), ApiError> {
+fn prepare_update(write: &Write<'_>, new: &mut Value, old: &Value) {
     let strategy = write.strategy();
     let status = write.subresource == "status";
     match old.metadata().and_then(|metadata| metadata.get("generation")) {
@@ -138,26 +168,6 @@ fn prepare_update(write: &Write<'_>, new: &mut Value, old: &Value) -> Result<(),
         }
     }
     metadata::keep_system_fields(new, old);
-    let mut errors = metadata::validate(write.resource, strategy, new);
-    errors.extend(metadata::validate_update(new, old));
-    errors.extend(if status { strategy.validate_status_update(new, old) } else { strategy.validate_update(new, old) });
-    let mut seen = Vec::new();
-    errors.retain(|error| {
-        let text = error.to_string();
-        !seen.contains(&text) && {
-            seen.push(text);
-            true
-        }
-    });
-    if !errors.is_empty() {
-        return Err(ApiError::invalid(write.resource.group_kind(), old.name(), &errors));
-    }
-    if !status {
-        for warning in strategy.warnings_on_update(new, old) {
-            write.cx.warn(warning);
-        }
-    }
-    Ok(())
 }
 
 /// Whether anything but metadata and status differs.

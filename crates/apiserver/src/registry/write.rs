@@ -8,6 +8,7 @@ use crate::strategy::{self, SideWrites, Strategy};
 use bytes::Bytes;
 use pintle_api::convert;
 use pintle_api::custom::Custom;
+use pintle_api::field::FieldError;
 use pintle_api::meta::ObjectExt;
 use pintle_api::scheme::{Resource, api_version};
 use pintle_api::status::ApiError;
@@ -105,6 +106,18 @@ impl<'a> Write<'a> {
     ) -> Result<(), ApiError> {
         let Some(admission) = self.admission else { return Ok(()) };
         admission.admit(&self.attributes(operation, name, old), object, registry).await
+    }
+
+    /// What is wrong with `object` as far as only the cluster knows.
+    pub(super) async fn faults(
+        &self,
+        registry: &Registry,
+        operation: Operation,
+        object: &Value,
+        old: Option<&Value>,
+    ) -> Vec<FieldError> {
+        let Some(admission) = self.admission else { return Vec::new() };
+        admission.faults(&self.attributes(operation, object.name(), old), object, registry).await
     }
 
     /// The validating phase of admission.

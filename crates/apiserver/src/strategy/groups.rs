@@ -104,7 +104,11 @@ static SERVICE_CIDR: Rules = Rules {
 static RESOURCE_CLAIM: Rules = Rules {
     validate: dynamic_resources::claim,
     validate_update: dynamic_resources::claim_update,
-    validate_status_update: dynamic_resources::claim_status,
+    validate_status_update: dynamic_resources::status::claim_status,
+    status_update: |new, old| {
+        generic::keep_metadata(new, old, generic::STATUS_METADATA);
+        dynamic_resources::status::drop_deallocated(new, old);
+    },
     default: Some(dynamic::claim),
     status: Status::Own(|_| {}),
     ..Rules::PLAIN

@@ -1,18 +1,21 @@
-//! Dynamic resource allocation: ResourceClaims, their templates, DeviceClasses; [`slices`] has what drivers publish.
+//! Dynamic resource allocation: ResourceClaims, their templates, DeviceClasses; [`status`] has what is allocated, [`slices`]
+//! what drivers publish.
 // upstream: pkg/apis/resource/validation
 pub(crate) mod slices;
+pub(crate) mod status;
 
 use super::field::{Errors, Field};
 use super::resources::is_extended;
-use super::scheduling::node_selector;
 use super::volumes::csi_driver as driver_name;
-use crate::value::{Read, same};
+use crate::value::Read;
 use pintle_api::{
     field::{FieldError, Path},
     names,
 };
+use pintle_cel::{Env, Type};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
 
 /// The most requests in a claim, and results of its allocation.
 const MAX_REQUESTS: usize = 32;
@@ -21,7 +24,6 @@ const MAX_ENTRIES: usize = 32;
 const MAX_ALTERNATIVES: usize = 8;
 const MAX_EXPRESSION: usize = 10 << 10;
 const MAX_PARAMETERS: usize = 10 << 10;
-const MAX_CONSUMERS: usize = 256;
 const EFFECTS: [&str; 3] = ["NoExecute", "NoSchedule", "None"];
 const NAME_OF_REQUEST: &str =
     "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
@@ -66,7 +68,7 @@ pub(crate) fn template_update(new: &Value, old: &Value) -> Errors {
     errors
 }
 
-/// A new or changed DeviceClass.
+/// A new DeviceClass.
 pub(crate) fn device_class(object: &Value) -> Errors {
     let (mut errors, spec) = (Errors::new(), Field::root(object, "spec"));
     selectors(&spec.child("selectors"), &mut errors);
@@ -79,96 +81,6 @@ pub(crate) fn device_class(object: &Value) -> Errors {
         errors.push(name.invalid("must be a valid extended resource name"));
     }
     errors
-}
-
-/// A changed status of a ResourceClaim.
-pub(crate) fn claim_status(new: &Value, old: &Value) -> Errors {
-    let (mut errors, status) = (Errors::new(), Field::root(new, "status"));
-    let before = old.field("status");
-    let spec = Field::root(new, "spec");
-    let devices = spec.child("devices");
-    let requests = requests(&devices);
-    let (reserved, allocation) = (status.child("reservedFor"), status.child("allocation"));
-    if within(&reserved, MAX_CONSUMERS, &mut errors) {
-        for consumer in reserved.items() {
-            for field in ["resource", "name", "uid"] {
-                consumer.child(field).required("", &mut errors);
-            }
-        }
-        unique(&reserved, |consumer| consumer.text("uid").to_owned(), &mut errors);
-    }
-    let id = |device: &Value| {
-        let id = ["driver", "pool", "device"].map(|field| device.text(field)).join("/");
-        if device.has("shareID") { format!("{id}/{}", device.text("shareID")) } else { id }
-    };
-    let allocated: Vec<String> = allocation.value.field("devices").items("results").iter().map(id).collect();
-    for device in status.child("devices").items() {
-        device_status(&device, allocated.contains(&id(device.value)), &id(device.value), &mut errors);
-    }
-    if !reserved.is_zero() {
-        let was = before.items("reservedFor");
-        let added = reserved.items().any(|consumer| !was.iter().any(|old| same(old, consumer.value)));
-        if !allocation.is_set() {
-            errors.push(reserved.forbidden("may not be specified when `allocated` is not set"));
-        } else if new.field("metadata").has("deletionTimestamp") && added {
-            let text = "new entries may not be added while `deallocationRequested` or `deletionTimestamp` are set";
-            errors.push(reserved.forbidden(text));
-        }
-    }
-    if before.has("allocation") && allocation.is_set() {
-        allocation.immutable(before.field("allocation"), &mut errors);
-    } else if allocation.is_set() {
-        allocation_result(&allocation, &requests, &mut errors);
-    }
-    errors
-}
-
-fn device_status(device: &Field<'_>, allocated: bool, id: &str, errors: &mut Errors) {
-    driver_name(&device.child("driver"), errors);
-    pool_name(&device.child("pool"), errors);
-    device.child("device").text_checked(names::dns1123_label, errors);
-    if !allocated {
-        errors.push(FieldError::invalid(&device.path, id, "must be an allocated device in the claim"));
-    }
-    let list = device.child("conditions");
-    within(&list, 8, errors);
-    let data = device.child("data");
-    if data.is_set() {
-        parameters(&data, errors);
-    }
-    let network = device.child("networkData");
-    for (field, limit) in [("interfaceName", 256), ("hardwareAddress", 128)] {
-        let text = network.child(field);
-        if text.text().len() > limit {
-            errors.push(FieldError::too_long(&text.path, limit));
-        }
-    }
-}
-
-fn allocation_result(allocation: &Field<'_>, requests: &Requests<'_>, errors: &mut Errors) {
-    let devices = allocation.child("devices");
-    let (results, config) = (devices.child("results"), devices.child("config"));
-    if within(&results, MAX_REQUESTS, errors) {
-        for result in results.items() {
-            request_reference(&result.child("request"), requests, errors);
-            driver_name(&result.child("driver"), errors);
-            pool_name(&result.child("pool"), errors);
-            result.child("device").text_checked(names::dns1123_label, errors);
-            slices::binding_conditions(&result, errors);
-        }
-    }
-    if within(&config, 2 * MAX_ENTRIES, errors) {
-        for entry in config.items() {
-            let source = entry.child("source");
-            source.required_one_of(&["FromClaim", "FromClass"], errors);
-            request_references(&entry.child("requests"), requests, errors);
-            configuration(&entry, errors);
-        }
-    }
-    let selector = allocation.child("nodeSelector");
-    if selector.is_set() {
-        node_selector(&selector, errors);
-    }
 }
 
 fn requests<'a>(devices: &Field<'a>) -> Requests<'a> {
@@ -284,7 +196,37 @@ fn selectors(list: &Field<'_>, errors: &mut Errors) {
         let expression = cel.child("expression");
         if expression.text().len() > MAX_EXPRESSION {
             errors.push(FieldError::too_long(&expression.path, MAX_EXPRESSION));
+        } else if let Err(why) = compiled(expression.text()) {
+            errors.push(FieldError::invalid(&expression.path, expression.text(), why));
         }
+    }
+}
+
+/// What a device selector knows.
+static DEVICE: LazyLock<Env> = LazyLock::new(|| {
+    let by_domain = |value: Type| Type::map(Type::String, Type::map(Type::String, value));
+    let device = Type::object(
+        "kubernetes.DRADevice",
+        [
+            ("driver", Type::String),
+            ("allowMultipleAllocations", Type::Bool),
+            ("attributes", by_domain(Type::Dyn)),
+            ("capacity", by_domain(Type::Opaque("kubernetes.Quantity"))),
+        ],
+    );
+    Env::new().variable("device", device)
+});
+
+/// Whether a device selector is an expression that tells yes or no.
+// upstream: k8s.io/dynamic-resource-allocation/cel, CompileCELExpression
+fn compiled(expression: &str) -> Result<(), String> {
+    if expression.contains("cel.bind(") {
+        return Ok(()); // the checker of types does not know names that an expression binds
+    }
+    let program = DEVICE.compile(expression).map_err(|error| format!("compilation failed: {error}"))?;
+    match program.output() {
+        Type::Bool | Type::Dyn => Ok(()),
+        other => Err(format!("must evaluate to bool or the unknown type, not {other}")),
     }
 }
 
@@ -449,6 +391,22 @@ mod tests {
         }
         object["spec"]["devices"]["constraints"] = constraint("a/c");
         assert_eq!(texts(claim(&object)).len(), 1);
+    }
+
+    #[test]
+    fn a_selector_tells_yes_or_no_of_a_device() {
+        for valid in [
+            "device.driver == 'd.io'",
+            "device.attributes['d.io'].fast",
+            "device.capacity['d.io'].memory.compareTo(quantity('1Gi')) >= 0 && device.allowMultipleAllocations",
+            "cel.bind(a, device.attributes['d.io'], a.fast && a.big)",
+        ] {
+            assert_eq!(compiled(valid), Ok(()), "{valid}");
+        }
+        let text = "must evaluate to bool or the unknown type, not string";
+        assert_eq!(compiled("device.driver"), Err(text.to_owned()));
+        let why = compiled("device.name == 'x'").unwrap_err();
+        assert!(why.starts_with("compilation failed: ERROR: <input>:1:7: undefined field 'name'"), "{why}");
     }
 
     #[test]
