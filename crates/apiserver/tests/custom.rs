@@ -371,15 +371,6 @@ async fn custom_resources_have_no_protobuf_form() {
     assert_eq!(server.call("POST", WIDGETS, &[("content-type", protobuf)], "k8s\0").await.status, 400);
 }
 
-/// Where this server still answers otherwise than upstream, and why.
-const DIFFERENT: &[(&str, &str)] = &[
-    ("costlist", "the cost of rules is not estimated"),
-    ("costdeep", "the cost of rules is not estimated"),
-    ("costregex", "the cost of rules is not estimated"),
-    ("uncorr", "the cost of rules is not estimated"),
-    ("lib37x", "the cost of rules is not estimated"),
-];
-
 /// What `kubectl create` tells of a failure.
 fn told(status: &Value) -> String {
     let details = &status["details"];
@@ -446,16 +437,9 @@ async fn definitions_and_their_objects_are_answered_as_upstream_answers_them() {
             }
         }
     }
-    let unexpected: Vec<String> = differences
+    let differences: Vec<String> = differences
         .iter()
-        .filter(|(name, ..)| !DIFFERENT.iter().any(|(known, _)| known == name))
         .map(|(name, expected, answer)| format!("{name}\n  upstream: {expected}\n  here:     {answer:?}"))
         .collect();
-    assert!(unexpected.is_empty(), "{}", unexpected.join("\n"));
-    for (known, why) in DIFFERENT {
-        assert!(
-            differences.iter().any(|(name, ..)| name == known),
-            "{known} is answered as upstream does: not true that {why}"
-        );
-    }
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
 }

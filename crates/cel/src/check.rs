@@ -1,12 +1,30 @@
 //! Static checking of names and types. Start at [`Checker::check`].
 // upstream: cel-go checker
+use crate::compile::Env;
 use crate::expr::{Kind, Loop, Node, Step};
 use crate::lower::At;
-use crate::signatures;
+use crate::signatures::{self, Signature};
 use crate::types::Type;
 use crate::value::Value;
 use cel::common::ast::operators;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+
+/// What the checker found out about a node.
+#[derive(Clone, Debug)]
+pub(crate) struct Note {
+    pub ty: Type,
+    /// The overloads that a call may mean: several, where its arguments are dynamic.
+    pub fits: Vec<&'static Signature>,
+}
+
+impl Default for Note {
+    fn default() -> Self {
+        Note { ty: Type::Dyn, fits: Vec::new() }
+    }
+}
+
+/// Notes by where the nodes are in memory.
+pub(crate) type Notes = HashMap<*const Node, Note>;
 
 pub(crate) struct Checker<'a> {
     /// The environment's variables.
@@ -18,6 +36,8 @@ pub(crate) struct Checker<'a> {
     pub errors: Vec<At>,
     /// How many calls around allow literals whose elements are of several types.
     pub mixed: usize,
+    /// If set, what is found out is kept here.
+    pub notes: Option<Notes>,
 }
 
 /// Names of types, which are values of type `type`.
@@ -37,7 +57,19 @@ const TYPE_NAMES: [&str; 13] = [
     "google.protobuf.Duration",
 ];
 
-impl Checker<'_> {
+impl<'a> Checker<'a> {
+    pub(crate) fn new(env: &'a Env) -> Self {
+        Checker {
+            variables: &env.variables,
+            structs: &env.structs,
+            scope: Vec::new(),
+            used: BTreeSet::new(),
+            errors: Vec::new(),
+            mixed: 0,
+            notes: None,
+        }
+    }
+
     fn error(&mut self, node: &Node, text: impl Into<String>) -> Type {
         self.errors.push((node.at, text.into()));
         Type::Dyn
@@ -45,6 +77,14 @@ impl Checker<'_> {
 
     /// The type of `node`; what is wrong goes to `errors`.
     pub(crate) fn check(&mut self, node: &Node) -> Type {
+        let ty = self.infer(node);
+        if let Some(notes) = &mut self.notes {
+            notes.entry(std::ptr::from_ref(node)).or_default().ty = ty.clone();
+        }
+        ty
+    }
+
+    fn infer(&mut self, node: &Node) -> Type {
         match &node.kind {
             Kind::Literal(value) => literal(value),
             Kind::Ident(name) => self.ident(node, name),
@@ -85,10 +125,15 @@ impl Checker<'_> {
                 if !signatures::is_known(&call.function) {
                     return self.error(node, format!("undeclared reference to '{}' (in container '')", call.function));
                 }
-                match signatures::resolve(&call.function, call.member, &args) {
-                    Some(result) => result,
-                    None => self.no_overload(node, &call.function, call.member, &args),
+                let fits = signatures::fitting(&call.function, call.member, &args);
+                let Some(result) = signatures::result(&fits) else {
+                    return self.no_overload(node, &call.function, call.member, &args);
+                };
+                if let Some(notes) = &mut self.notes {
+                    let fits = fits.into_iter().map(|fit| fit.signature).collect();
+                    notes.insert(std::ptr::from_ref(node), Note { ty: result.clone(), fits });
                 }
+                result
             }
             Kind::List(elements) => {
                 let mut held = Type::Unknown;

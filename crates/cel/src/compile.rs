@@ -10,14 +10,22 @@ use std::fmt;
 
 /// How deep expressions may nest. upstream: cel-go's default is 250, of which its own grammar takes more per level.
 const MAX_DEPTH: u16 = 96;
-/// The parser's recursion needs more than a worker thread's stack.
+/// How many levels the tree of an expression may have, as upstream refuses longer chains of operators and calls.
+const MAX_LEVELS: usize = 251;
+/// The longest expression, in characters, as upstream has it.
+const MAX_CHARACTERS: usize = 100_000;
+/// The parser's recursion needs more than a worker thread's stack: so much for any expression, and so much for each operator,
+/// as every one may be one more level.
 const PARSER_STACK: usize = 16 << 20;
+const OPERATOR_STACK: usize = 8 << 10;
+/// More operators than this are refused unparsed.
+const MAX_OPERATORS: usize = 8000;
 
 /// What an expression may use.
 #[derive(Clone, Debug, Default)]
 pub struct Env {
-    variables: Vec<(String, Type)>,
-    structs: Vec<Type>,
+    pub(crate) variables: Vec<(String, Type)>,
+    pub(crate) structs: Vec<Type>,
 }
 
 /// A compiled expression.
@@ -32,9 +40,9 @@ pub struct Program {
 /// One thing that is wrong with an expression.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Issue {
-    /// The line, from 1.
+    /// The line, from 1; 0 if the whole expression is meant.
     pub line: usize,
-    /// The column, from 1.
+    /// The column, from 1; 0 if the whole expression is meant.
     pub column: usize,
     /// What is wrong.
     pub message: String,
@@ -53,6 +61,10 @@ impl fmt::Display for CompileError {
         for (i, issue) in self.issues.iter().enumerate() {
             let separator = if i == 0 { "" } else { "\n" };
             let Issue { line, column, message } = issue;
+            if *line == 0 {
+                write!(f, "{separator}ERROR: <input>:-1:0: {message}")?;
+                continue;
+            }
             write!(f, "{separator}ERROR: <input>:{line}:{column}: {message}")?;
             if let Some(text) = self.text.lines().nth(line.saturating_sub(1)) {
                 write!(f, "\n | {text}\n | {}^", ".".repeat(column.saturating_sub(1)))?;
@@ -94,23 +106,25 @@ impl Env {
     pub fn compile(&self, source: &str) -> Result<Program, CompileError> {
         let dotted: Vec<String> =
             self.variables.iter().filter(|(name, _)| name.contains('.')).map(|(name, _)| name.clone()).collect();
+        let (characters, operators) = (source.chars().count(), operators(source));
+        if characters > MAX_CHARACTERS {
+            let why = format!("expression code point size exceeds limit: size: {characters}, limit {MAX_CHARACTERS}");
+            return Err(internal(source, &why));
+        }
+        if operators > MAX_OPERATORS {
+            return Err(internal(source, "max recursion depth exceeded"));
+        }
+        let stack = PARSER_STACK + operators * OPERATOR_STACK;
         let parsed = std::thread::scope(|scope| {
             let parse = || parse(source, &dotted);
-            let worker = std::thread::Builder::new().name("cel-parse".to_owned()).stack_size(PARSER_STACK);
+            let worker = std::thread::Builder::new().name("cel-parse".to_owned()).stack_size(stack);
             match worker.spawn_scoped(scope, parse) {
                 Ok(worker) => worker.join().unwrap_or_else(|_| Err(internal(source, "the parser failed"))),
                 Err(error) => Err(internal(source, &error.to_string())),
             }
         });
         let (root, mut errors) = parsed?;
-        let mut checker = Checker {
-            variables: &self.variables,
-            structs: &self.structs,
-            scope: Vec::new(),
-            used: BTreeSet::new(),
-            errors: Vec::new(),
-            mixed: 0,
-        };
+        let mut checker = Checker::new(self);
         let output = checker.check(&root);
         errors.extend(checker.errors);
         if !errors.is_empty() {
@@ -147,15 +161,20 @@ impl Program {
     }
 }
 
+/// At least as many operators as the expression has that may be chained without parentheses; those in texts count too.
+fn operators(source: &str) -> usize {
+    source.bytes().filter(|byte| b"+-*/%<>=!.[?:".contains(byte)).count() + source.matches("in").count()
+}
+
 fn internal(source: &str, why: &str) -> CompileError {
-    CompileError { issues: vec![Issue { line: 1, column: 1, message: why.to_owned() }], text: source.to_owned() }
+    CompileError { issues: vec![Issue { line: 0, column: 0, message: why.to_owned() }], text: source.to_owned() }
 }
 
 fn parse(source: &str, dotted: &[String]) -> Result<(Node, Vec<At>), CompileError> {
     let parser = Parser::new().max_recursion_depth(MAX_DEPTH).enable_optional_syntax(true);
     let (expr, info): (_, SourceInfo) = parser.parse_with_source_info(source).map_err(|errors| {
         if errors.errors.iter().any(|error| error.msg.contains("Recursion limit of")) {
-            return internal(source, &format!("expression recursion limit exceeded: {MAX_DEPTH}"));
+            return internal(source, "expression recursion limit exceeded: 250");
         }
         let issue = |error: cel::ParseError| Issue {
             line: usize::try_from(error.pos.0).unwrap_or(1).max(1),
@@ -166,6 +185,9 @@ fn parse(source: &str, dotted: &[String]) -> Result<(Node, Vec<At>), CompileErro
     })?;
     let mut lowering = Lowering { source: &info, dotted, errors: Vec::new() };
     let root = lowering.node(expr);
+    if root.levels() > MAX_LEVELS {
+        return Err(internal(source, "max recursion depth exceeded"));
+    }
     Ok((root, lowering.errors))
 }
 

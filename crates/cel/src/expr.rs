@@ -12,6 +12,33 @@ pub(crate) struct Node {
     pub kind: Kind,
 }
 
+impl Node {
+    /// How many levels the tree has.
+    pub(crate) fn levels(&self) -> usize {
+        let most = |nodes: &mut dyn Iterator<Item = &Node>| nodes.map(Node::levels).max().unwrap_or_default();
+        1 + match &self.kind {
+            Kind::Literal(_) | Kind::Ident(_) => 0,
+            Kind::Select(a, _) | Kind::SelectOptional(a, _) | Kind::Has(a, _) | Kind::NotFalse(a) => a.levels(),
+            Kind::And(a, b) | Kind::Or(a, b) => a.levels().max(b.levels()),
+            Kind::Conditional(parts) => parts.0.levels().max(parts.1.levels()).max(parts.2.levels()),
+            Kind::Call(call) => most(&mut call.args.iter()),
+            Kind::List(elements) => most(&mut elements.iter().map(|(element, _)| element)),
+            Kind::Map(entries) => most(&mut entries.iter().flat_map(|(key, value, _)| [key, value])),
+            Kind::Struct(_, fields) => most(&mut fields.iter().map(|(_, value, _)| value)),
+            Kind::Loop(l) => {
+                let step = match &l.step {
+                    Step::Next(a) => [Some(a), None, None],
+                    Step::Append(condition, a) | Step::Merge(condition, a) => [condition.as_ref(), Some(a), None],
+                    Step::Insert(condition, a, b) => [condition.as_ref(), Some(a), Some(b)],
+                };
+                let rest = [&l.range, &l.init, &l.result];
+                most(&mut rest.into_iter().chain(&l.condition).chain(step.into_iter().flatten()))
+            }
+            Kind::OptionalMap(map) => map.operand.levels().max(map.body.levels()),
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(crate) enum Kind {
     Literal(Value<'static>),

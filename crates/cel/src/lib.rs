@@ -9,6 +9,7 @@
 //! | [`types`], [`schema`] | what an expression may expect of its variables |
 //! | [`compile`] | source text to a checked [`Program`] |
 //! | [`value`], [`eval`] | evaluation |
+//! | [`estimate`], [`sizes`] | what an expression may cost at worst, by how large its variables can be |
 //! | [`cost`] | limits of one evaluation and of all evaluations of a request |
 //! | [`authorizer`] | what `authorizer` asks |
 //!
@@ -18,6 +19,7 @@ pub mod authorizer;
 mod check;
 pub mod compile;
 pub mod cost;
+pub mod estimate;
 pub mod eval;
 mod expr;
 mod functions;
@@ -25,11 +27,14 @@ mod lower;
 mod macros;
 pub mod schema;
 mod signatures;
+pub mod sizes;
 pub mod types;
 pub mod value;
 
 pub use compile::{CompileError, Env, Issue, Program};
 pub use cost::{Budget, PER_CALL_LIMIT, REQUEST_BUDGET};
+pub use estimate::Estimate;
 pub use eval::{Activation, Error};
+pub use sizes::Sizes;
 pub use types::{Field, Fields, ListKind, ListType, ObjectType, Type};
 pub use value::Value;

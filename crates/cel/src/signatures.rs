@@ -1,4 +1,4 @@
-//! The functions' static types. Start at [`resolve`].
+//! The functions' static types. Start at [`fitting`].
 //!
 //! A signature is written `name (argument,…)result`; a leading dot marks member functions, whose first argument is what
 //! stands before the dot.
@@ -158,9 +158,19 @@ reason .(decision)string
 pub(crate) const AUTHORIZER: Type = Type::Opaque("kubernetes.authorization.Authorizer");
 pub(crate) const RESOURCE_CHECK: Type = Type::Opaque("kubernetes.authorization.ResourceCheck");
 
-struct Signature {
+/// One overload of a function.
+#[derive(Debug)]
+pub(crate) struct Signature {
     member: bool,
-    args: Vec<Type>,
+    /// The types of its parameters, the one before the dot first.
+    pub args: Vec<Type>,
+    result: Type,
+}
+
+/// An overload that a call may mean.
+pub(crate) struct Fit {
+    pub signature: &'static Signature,
+    /// The type of its result.
     result: Type,
 }
 
@@ -253,23 +263,24 @@ pub(crate) fn is_known(name: &str) -> bool {
     TABLE.contains_key(name)
 }
 
-/// The type of a call's result; `None` if no overload fits.
-pub(crate) fn resolve(name: &str, member: bool, args: &[Type]) -> Option<Type> {
-    let fitting = TABLE.get(name)?.iter().filter(|s| s.member == member && s.args.len() == args.len());
-    let mut results: Vec<Type> = Vec::new();
-    for signature in fitting {
+/// The overloads that a call may mean.
+pub(crate) fn fitting(name: &str, member: bool, args: &[Type]) -> Vec<Fit> {
+    let overloads = TABLE.get(name).map_or(&[][..], Vec::as_slice);
+    let fitting = overloads.iter().filter(|s| s.member == member && s.args.len() == args.len());
+    let fit = |signature: &'static Signature| {
         let mut bound = HashMap::new();
-        if signature.args.iter().zip(args).all(|(wanted, given)| unify(wanted, given, &mut bound)) {
-            results.push(substitute(&signature.result, &bound));
-        }
-    }
+        let fits = signature.args.iter().zip(args).all(|(wanted, given)| unify(wanted, given, &mut bound));
+        fits.then(|| Fit { signature, result: substitute(&signature.result, &bound) })
+    };
+    fitting.filter_map(fit).collect()
+}
+
+/// The type of a call's result; `None` if no overload fits.
+pub(crate) fn result(fits: &[Fit]) -> Option<Type> {
     // Several overloads fit only where the arguments are dynamic.
-    match results.as_slice() {
-        [] => None,
-        [one] => Some(one.clone()),
-        [first, rest @ ..] if rest.iter().all(|other| other == first) => Some(first.clone()),
-        _ => Some(Type::Dyn),
-    }
+    let (first, rest) = fits.split_first()?;
+    let same = rest.iter().all(|other| other.result == first.result);
+    Some(if same { first.result.clone() } else { Type::Dyn })
 }
 
 fn unify(wanted: &Type, given: &Type, bound: &mut HashMap<char, Type>) -> bool {

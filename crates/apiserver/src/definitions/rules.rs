@@ -1,20 +1,20 @@
-//! `x-kubernetes-validations`: rules in CEL that objects of custom resources must satisfy. Start at [`Rules::compile`] and
-//! [`Rules::judge`].
+//! `x-kubernetes-validations`: rules in CEL that objects of custom resources must satisfy. Start at [`check`], which judges the
+//! rules, and [`Rules::judge`], which judges objects by them.
 // upstream: apiextensions-apiserver pkg/apiserver/schema/cel
+mod compile;
+mod costs;
+
 use crate::value::Read;
+use compile::{Compiler, Findings};
 use pintle_api::custom::Custom;
-use pintle_api::field::{BadValue, ErrorType, FieldError, Path, go_json};
-use pintle_cel::{Activation, Budget, Env, Error, Program, Type, Value as CelValue, schema::of_schema};
+use pintle_api::field::{BadValue, ErrorType, FieldError, Path, go_quote};
+use pintle_cel::{Activation, Budget, Error, Program, Type, Value as CelValue};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The longest text of a `messageExpression`, in bytes.
 const MAX_MESSAGE: usize = 5120;
-/// How the error begins for a rule about changes of values that have no old ones.
-const UNCORRELATED: &str = "oldSelf cannot be used on the uncorrelatable portion of the schema within";
-/// What stands for the place of the root schema in [`Wrong::why`].
-pub(crate) const ROOT: &str = "{root}";
 
 /// The rules of a schema and of what is inside it.
 #[derive(Debug)]
@@ -35,11 +35,14 @@ pub(crate) struct Rules {
 
 #[derive(Debug)]
 struct Rule {
-    program: Program,
+    /// The rule, or why it does not compile.
+    program: Result<Program, String>,
     /// Whether the rule is about a change.
     transition: bool,
     /// Whether a rule about a change also judges values without an old one.
     optional_old: bool,
+    /// What errors of the evaluation call it.
+    name: String,
     /// What is said of a value that breaks it.
     text: String,
     message: Option<Program>,
@@ -48,31 +51,25 @@ struct Rule {
     field: String,
 }
 
-/// What is wrong with the rule at this index: `rule` or `messageExpression`, and why.
-pub(crate) struct Wrong {
-    /// The place of the schema, as far as names go, below the root schema.
-    pub(crate) at: String,
-    /// Which of the schema's rules.
-    pub(crate) index: usize,
-    /// `rule` or `messageExpression`.
-    pub(crate) part: &'static str,
-    /// What the error shows in the place of the value.
-    pub(crate) shown: BadValue,
-    /// Why it does not compile.
-    pub(crate) why: String,
+/// What is wrong with the rules of the `openAPIV3Schema` at `path`, where there are errors at the paths `broken`. `unchanged`:
+/// the schema was the same before, so that single rules may be expensive.
+pub(crate) fn check(openapi: &Value, path: &Path<'_>, broken: &[String], unchanged: bool) -> Vec<FieldError> {
+    let path = path.to_string();
+    let mut compiler = Compiler { findings: Some(Findings::new(broken, !unchanged)) };
+    compiler.root(openapi, true, &path);
+    compiler.findings.map(|findings| findings.finish(&path)).unwrap_or_default()
 }
 
 impl Rules {
-    /// Compiles the rules of an `openAPIV3Schema`; none if there are none. What does not compile is added to `wrong`.
-    pub(crate) fn compile(openapi: &Value, wrong: &mut Vec<Wrong>) -> Option<Rules> {
-        compile(openapi, true, "", None, wrong)
+    /// Compiles the rules of an `openAPIV3Schema`; none if there are none.
+    fn compile(openapi: &Value, root: bool) -> Option<Rules> {
+        Compiler::default().root(openapi, root, "")
     }
 
     /// The rules of a version of a custom resource, compiled once.
     pub(crate) fn of(custom: &Custom) -> Option<&Rules> {
-        let make = |openapi: &Value| -> Box<dyn std::any::Any + Send + Sync> {
-            Box::new(Rules::compile(openapi, &mut Vec::new()))
-        };
+        let make =
+            |openapi: &Value| -> Box<dyn std::any::Any + Send + Sync> { Box::new(Rules::compile(openapi, true)) };
         custom.rules(make)?.downcast_ref::<Option<Rules>>()?.as_ref()
     }
 
@@ -84,115 +81,12 @@ impl Rules {
     }
 }
 
-/// The errors of the defaults in an `openAPIV3Schema` at `path`, all of whose rules compile.
+/// The errors of the defaults in an `openAPIV3Schema` at `path`.
 // upstream: apiextensions-apiserver pkg/apiserver/schema/defaulting, ValidateDefaults
 pub(crate) fn judge_defaults(openapi: &Value, path: &Path<'_>) -> Vec<FieldError> {
     let mut judge = Judge { budget: Budget::default(), errors: Vec::new(), spent: false };
     judge.defaults(openapi, path);
     judge.errors
-}
-
-/// `lost`: the schema on the way here inside which values do not correspond to old ones.
-fn compile(openapi: &Value, root: bool, at: &str, lost: Option<&str>, wrong: &mut Vec<Wrong>) -> Option<Rules> {
-    let mut properties = BTreeMap::new();
-    let atomic = openapi.text("x-kubernetes-map-type") == "atomic";
-    let keyed = openapi.text("x-kubernetes-list-type") == "map";
-    for (name, property) in openapi.entries("properties") {
-        let lost = lost.or(atomic.then_some(at));
-        let rules = compile(property, false, &format!("{at}.properties[{name}]"), lost, wrong);
-        properties.extend(rules.map(|rules| (name.to_owned(), rules)));
-    }
-    let mut inner = |name: &str, lost: Option<&str>| {
-        let schema = openapi.field(name);
-        schema.is_object().then(|| compile(schema, false, &format!("{at}.{name}"), lost, wrong)).flatten().map(Box::new)
-    };
-    let additional = inner("additionalProperties", lost);
-    let items = inner("items", lost.or((!keyed).then_some(at)));
-    let given = openapi.items("x-kubernetes-validations");
-    let ty = of_schema(openapi, root, "object").unwrap_or(Type::Dyn);
-    let mut own = Vec::new();
-    for (index, rule) in given.iter().enumerate() {
-        let compiled = compile_rule(rule, &ty).and_then(|compiled| match lost {
-            Some(lost) if compiled.transition => Err(("rule", format!("{UNCORRELATED} {ROOT}{lost}"))),
-            _ if !compiled.transition && rule.has("optionalOldSelf") => {
-                Err(("optionalOldSelf", "may not be set if oldSelf is not used in rule".to_owned()))
-            }
-            _ => Ok(compiled),
-        });
-        match compiled {
-            Ok(rule) => own.push(rule),
-            Err((part, why)) => {
-                wrong.push(Wrong { at: at.to_owned(), index, part, shown: shown(rule, part, &why), why });
-            }
-        }
-    }
-    if own.is_empty() && properties.is_empty() && additional.is_none() && items.is_none() {
-        return None;
-    }
-    Some(Rules {
-        own,
-        ty,
-        type_name: openapi.text("type").to_owned(),
-        nullable: openapi.flag("nullable"),
-        properties,
-        additional,
-        items,
-        keys: keyed.then(|| openapi.texts("x-kubernetes-list-map-keys").map(str::to_owned).collect()),
-        atomic,
-    })
-}
-
-/// What an error about a part of a rule shows of it: mostly the whole rule, with the field names of upstream's internal type.
-fn shown(rule: &Value, part: &str, why: &str) -> BadValue {
-    if part == "optionalOldSelf" {
-        return rule.field("optionalOldSelf").into();
-    }
-    if why.starts_with(UNCORRELATED) {
-        return rule.text("rule").into();
-    }
-    let fields = [
-        ("Rule", go_json(&rule.text("rule").into())),
-        ("Message", go_json(&rule.text("message").into())),
-        ("MessageExpression", go_json(&rule.text("messageExpression").into())),
-        ("Reason", go_json(rule.field("reason"))),
-        ("FieldPath", go_json(&rule.text("fieldPath").into())),
-        ("OptionalOldSelf", go_json(rule.field("optionalOldSelf"))),
-    ];
-    let fields: Vec<String> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
-    BadValue::json(format!("{{{}}}", fields.join(",")))
-}
-
-fn compile_rule(rule: &Value, ty: &Type) -> Result<Rule, (&'static str, String)> {
-    let optional_old = rule.flag("optionalOldSelf");
-    let old = if optional_old { Type::optional(ty.clone()) } else { ty.clone() };
-    let env = Env::new().variable("self", ty.clone()).variable("oldSelf", old);
-    let compile = |part: &'static str, source: &str, wanted: Type, name: &str| {
-        let program = env.compile(source).map_err(|error| {
-            let of = if part == "messageExpression" { "messageExpression " } else { "" };
-            (part, format!("{of}compilation failed: {error}"))
-        })?;
-        match program.output() == &wanted || program.output().is_dynamic() {
-            true => Ok(program),
-            false => Err((
-                part,
-                format!("{} must evaluate to a {name}", if part == "rule" { "cel expression" } else { part }),
-            )),
-        }
-    };
-    let source = rule.text("rule");
-    let program = compile("rule", source, Type::Bool, "bool")?;
-    let dynamic = rule.text("messageExpression");
-    let message = match dynamic {
-        "" => None,
-        source => Some(compile("messageExpression", source, Type::String, "string")?),
-    };
-    let text = match rule.text("message").trim() {
-        "" => format!("failed rule: {}", source.trim()),
-        message => message.to_owned(),
-    };
-    let transition = program.uses("oldSelf");
-    let (reason, field) = (rule.text("reason").to_owned(), rule.text("fieldPath").trim_start_matches('.').to_owned());
-    Ok(Rule { program, transition, optional_old, text, message, reason, field })
 }
 
 /// Whether the form of an object is so wrong that its rules are not asked.
@@ -218,7 +112,7 @@ impl Judge {
         let default = openapi.field("default");
         if !default.is_null() {
             let embedded = openapi.flag("x-kubernetes-embedded-resource");
-            if let Some(rules) = compile(openapi, embedded, "", None, &mut Vec::new()) {
+            if let Some(rules) = Rules::compile(openapi, embedded) {
                 // Rules about changes see a value that stays; then a value that is new.
                 let (before, at) = (self.errors.len(), path.child("default"));
                 self.value(&rules, default, Some(default), &at);
@@ -268,6 +162,19 @@ impl Judge {
     }
 
     fn rule(&mut self, rules: &Rules, rule: &Rule, value: &Value, old: Option<&Value>, path: &Path<'_>) {
+        let program = match &rule.program {
+            Ok(program) => program,
+            Err(why) => {
+                let place = path.to_string();
+                let place = Path::root(if place.is_empty() { "<nil>" } else { &place });
+                self.errors.push(FieldError::invalid(
+                    &place,
+                    rules.type_name.as_str(),
+                    format!("rule compile error: {why}"),
+                ));
+                return;
+            }
+        };
         if rule.transition && old.is_none() && !rule.optional_old {
             return;
         }
@@ -285,7 +192,7 @@ impl Judge {
                 (false, None) => {}
             }
         }
-        let outcome = rule.program.eval_bool(&activation, &mut self.budget);
+        let outcome = program.eval_bool(&activation, &mut self.budget);
         let place = path.to_string();
         let place = if place.is_empty() { "<nil>" } else { place.as_str() };
         let blamed = match (place, rule.field.as_str()) {
@@ -297,8 +204,15 @@ impl Judge {
         match outcome {
             Ok(true) => {}
             Ok(false) => {
-                let text = self.message(rule, &activation).unwrap_or_else(|| rule.text.clone());
                 let at = Path::root(&blamed);
+                let text = match self.message(rule, &activation) {
+                    Ok(text) => text.unwrap_or_else(|| rule.text.clone()),
+                    Err(why) => {
+                        self.spent = true;
+                        self.errors.push(FieldError::invalid(&at, type_name, why));
+                        return;
+                    }
+                };
                 let shown = match type_name {
                     "object" | "array" => BadValue::json(""),
                     _ => value.into(),
@@ -320,25 +234,41 @@ impl Judge {
                         self.spent = true;
                         format!(
                             "'{error}': no further validation rules will be run due to call cost exceeds limit for rule: {}",
-                            rule.text
+                            rule.name
                         )
                     }
                     Error::Failed(why) if why.starts_with("no such overload") => format!(
                         "'{why}': call arguments did not match a supported operator, function or macro signature for rule: {}",
-                        rule.text
+                        rule.name
                     ),
-                    Error::Failed(why) => format!("{why} evaluating rule: {}", rule.text),
+                    Error::Failed(why) => format!("{why} evaluating rule: {}", rule.name),
                 };
                 self.errors.push(FieldError::invalid(&Path::root(place), type_name, text));
             }
         }
     }
 
-    /// What the rule's own expression says of the value, if that is fit to be shown.
-    fn message(&mut self, rule: &Rule, activation: &Activation<'_>) -> Option<String> {
-        let value = rule.message.as_ref()?.eval(activation, &mut self.budget).ok()?;
-        let text = value.to_json()?.as_str()?.trim().to_owned();
-        (!text.is_empty() && !text.contains('\n') && text.len() <= MAX_MESSAGE).then_some(text)
+    /// What the rule's own expression says of the value, if that is fit to be shown; an error if it did too much work.
+    fn message(&mut self, rule: &Rule, activation: &Activation<'_>) -> Result<Option<String>, String> {
+        let Some(program) = &rule.message else { return Ok(None) };
+        let value = match program.eval(activation, &mut self.budget) {
+            Ok(value) => value,
+            Err(Error::Failed(_)) => return Ok(None),
+            Err(Error::OutOfBudget) => {
+                return Err("messageExpression evaluation failed due to running out of cost budget, no further validation rules \
+                            will be run"
+                    .to_owned());
+            }
+            Err(Error::CallTooExpensive) => {
+                return Err(format!(
+                    "no further validation rules will be run due to call cost exceeds limit for messageExpression: {}",
+                    go_quote(program.source())
+                ));
+            }
+        };
+        let json = value.to_json();
+        let text = json.as_ref().and_then(Value::as_str).unwrap_or_default().trim();
+        Ok((!text.is_empty() && !text.contains(['\n', '\r']) && text.len() <= MAX_MESSAGE).then(|| text.to_owned()))
     }
 }
 
@@ -357,12 +287,10 @@ mod tests {
     use serde_json::json;
 
     fn rules(rule: Value) -> Rules {
-        let mut wrong = Vec::new();
         let openapi = json!({"type": "object", "properties": {"spec": {"type": "object",
             "properties": {"min": {"type": "integer"}, "max": {"type": "integer"}}, "x-kubernetes-validations": [rule]}}});
-        let rules = Rules::compile(&openapi, &mut wrong).unwrap();
-        assert!(wrong.is_empty());
-        rules
+        assert_eq!(check(&openapi, &Path::root("schema"), &[], false), []);
+        Rules::compile(&openapi, true).unwrap()
     }
 
     fn errors(rule: Value, new: Value, old: Option<Value>) -> Vec<String> {
@@ -379,9 +307,9 @@ mod tests {
             errors(rule, json!({"min": 3, "max": 2}), None),
             ["spec: Invalid value: failed rule: self.min <= self.max"]
         );
-        let told = json!({"rule": "self.min <= self.max", "messageExpression": "'min ' + string(self.min) + ' is too much'",
+        let told = json!({"rule": "self.min <= self.max", "messageExpression": "self.min > 2 ? 'min is too much' : 'odd'",
             "fieldPath": ".min", "reason": "FieldValueForbidden"});
-        assert_eq!(errors(told, json!({"min": 3, "max": 2}), None), ["spec.min: Forbidden: min 3 is too much"]);
+        assert_eq!(errors(told, json!({"min": 3, "max": 2}), None), ["spec.min: Forbidden: min is too much"]);
     }
 
     #[test]
@@ -401,18 +329,77 @@ mod tests {
         assert_eq!(errors(rule, wrong.clone(), Some(wrong)), Vec::<String>::new());
     }
 
+    fn checked(openapi: &Value, broken: &[&str]) -> Vec<String> {
+        let broken: Vec<String> = broken.iter().map(|path| (*path).to_owned()).collect();
+        check(openapi, &Path::root("schema"), &broken, false).iter().map(ToString::to_string).collect()
+    }
+
     #[test]
     fn rules_that_do_not_compile_are_named() {
-        let mut wrong = Vec::new();
         let openapi = json!({"type": "object", "properties": {"n": {"type": "integer",
             "x-kubernetes-validations": [{"rule": "self.x > 1"}, {"rule": "self + 1"}]}}});
-        Rules::compile(&openapi, &mut wrong);
-        assert_eq!((wrong[0].at.as_str(), wrong[0].index, wrong[0].part), (".properties[n]", 0, "rule"));
-        assert_eq!(wrong[1].why, "cel expression must evaluate to a bool");
-        let error = FieldError::invalid(&Path::root("rule"), wrong[1].shown.clone(), "");
-        assert_eq!(
-            error.body(),
-            r#"Invalid value: {"Rule":"self + 1","Message":"","MessageExpression":"","Reason":null,"FieldPath":"","OptionalOldSelf":null}"#
+        let errors = checked(&openapi, &[]);
+        assert!(
+            errors[0].starts_with("schema.properties[n].x-kubernetes-validations[0].rule: Invalid value: "),
+            "{errors:?}"
         );
+        assert_eq!(
+            errors[1],
+            r#"schema.properties[n].x-kubernetes-validations[1].rule: Invalid value: {"Rule":"self + 1","Message":"","MessageExpression":"","Reason":null,"FieldPath":"","OptionalOldSelf":null}: cel expression must evaluate to a bool"#
+        );
+        assert_eq!(errors.len(), 2);
+    }
+
+    #[test]
+    fn rules_of_a_schema_with_errors_inside_are_not_looked_at() {
+        let rule = json!([{"rule": "nonsense"}]);
+        let openapi = json!({"type": "object", "properties": {
+            "a": {"type": "string", "x-kubernetes-validations": rule}, "ab": {"type": "string", "x-kubernetes-validations": rule}}});
+        assert_eq!(checked(&openapi, &[]).len(), 2);
+        let errors = checked(&openapi, &["schema.properties[a].type"]);
+        assert_eq!(errors.len(), 1);
+        assert!(errors[0].starts_with("schema.properties[ab]"), "{errors:?}");
+        assert_eq!(checked(&openapi, &["schema"]).len(), 2);
+    }
+
+    #[test]
+    fn a_rule_and_its_message_have_errors_of_their_own() {
+        let rule = json!({"rule": "self == oldSelf", "messageExpression": "1", "optionalOldSelf": true});
+        let openapi = json!({"type": "object", "properties": {"list": {"type": "array", "maxItems": 2,
+            "items": {"type": "integer", "x-kubernetes-validations": [rule, {"rule": "self > 1", "optionalOldSelf": false}]}}}});
+        let errors = checked(&openapi, &[]);
+        let starts = [
+            "schema.properties[list].items.x-kubernetes-validations[0].rule: Invalid value: {",
+            "schema.properties[list].items.x-kubernetes-validations[0].messageExpression: Invalid value: {",
+        ];
+        assert!(errors[0].starts_with(starts[0]) || errors[0].starts_with(starts[1]), "{errors:?}");
+        assert_eq!(
+            errors.last().unwrap(),
+            "schema.properties[list].items.x-kubernetes-validations[1].optionalOldSelf: Invalid value: false: may not be set if \
+             oldSelf is not used in rule"
+        );
+    }
+
+    #[test]
+    fn a_rule_costs_as_often_as_its_value_can_be_there() {
+        let openapi = |max: Option<u64>| {
+            json!({"type": "object", "properties": {"list": {"type": "array", "maxItems": max,
+            "items": {"type": "string", "maxLength": 100, "x-kubernetes-validations": [{"rule": "self.contains('abcdefghijk')"}]}}}})
+        };
+        // 400 bytes are searched for 11: 40 * 2, and 1 for the variable.
+        assert_eq!(checked(&openapi(Some(123_456)), &[]), Vec::<String>::new());
+        let tried = " (try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings \
+                     are declared)";
+        let at = "schema.properties[list].items.x-kubernetes-validations[0].rule";
+        assert_eq!(
+            checked(&openapi(Some(123_457)), &[]),
+            [format!("{at}: Forbidden: estimated rule cost exceeds budget by factor of 1.000002x{tried}")]
+        );
+        // A request has room for a million empty texts.
+        assert_eq!(
+            checked(&openapi(None), &[]),
+            [format!("{at}: Forbidden: estimated rule cost exceeds budget by factor of 8.5x{tried}")]
+        );
+        assert_eq!(check(&openapi(None), &Path::root("schema"), &[], true), []);
     }
 }

@@ -104,6 +104,15 @@ struct Options<'a> {
     old: &'a Value,
 }
 
+impl Options<'_> {
+    /// Whether the version had this schema before.
+    // upstream: findVersionsWithUnchangedSchemas
+    fn has_schema(&self, version: &str, schema: &Value) -> bool {
+        let old = self.old.items("versions").iter().find(|old| old.text("name") == version);
+        old.is_some_and(|old| same(old.field("schema"), schema))
+    }
+}
+
 fn beyond_spec(new: &Value, old: Option<&Value>, errors: &mut Errors) {
     let status = Field::root(new, "status");
     names_of(&status.child("acceptedNames"), errors);
@@ -248,7 +257,8 @@ fn version_of(version: &Field<'_>, shared: &Shared, options: &Options<'_>, error
     deprecation(version, errors);
     let given = version.child("schema");
     if !shared.schema {
-        schema::validate(&given, has_status(version), errors);
+        let unchanged = options.has_schema(version.value.text("name"), given.value);
+        schema::validate(&given, has_status(version), unchanged, errors);
     }
     if !shared.subresources {
         subresources(&version.child("subresources"), errors);
@@ -274,7 +284,9 @@ fn shared_parts(
 ) {
     let at = |name, value| Field { value, path: spec.path.child(name) };
     if shared.schema {
-        schema::validate(&at("validation", first.value.field("schema")), all.iter().any(has_status), errors);
+        let schema = first.value.field("schema");
+        let unchanged = options.has_schema(first.value.text("name"), schema);
+        schema::validate(&at("validation", schema), all.iter().any(has_status), unchanged, errors);
     }
     if shared.subresources {
         subresources(&at("subresources", first.value.field("subresources")), errors);

@@ -1,8 +1,8 @@
 //! The schemas of CustomResourceDefinitions. Start at [`validate`].
-use crate::definitions::rules::{self, Rules};
+use crate::definitions::rules;
 use crate::validation::field::{Errors, Field};
 use crate::value::Read;
-use pintle_api::field::{FieldError, Path};
+use pintle_api::field::FieldError;
 use pintle_api::structural::{Additional, Schema, check};
 use serde_json::Value;
 
@@ -34,9 +34,9 @@ const ROOT_FIELDS: [(&str, &str); 22] = [
     ("x-kubernetes-validations", "XValidations"),
 ];
 
-/// Judges a `CustomResourceValidation`.
+/// Judges a `CustomResourceValidation`; `unchanged`: it was the same before.
 // upstream: validateCustomResourceDefinitionValidation
-pub(super) fn validate(validation: &Field<'_>, has_status: bool, errors: &mut Errors) {
+pub(super) fn validate(validation: &Field<'_>, has_status: bool, unchanged: bool, errors: &mut Errors) {
     let schema = validation.child("openAPIV3Schema");
     if !schema.is_set() {
         return;
@@ -49,35 +49,26 @@ pub(super) fn validate(validation: &Field<'_>, has_status: bool, errors: &mut Er
         errors.push(schema.child("nullable").forbidden("nullable cannot be true at the root"));
     }
     let parsed = Schema::parse(schema.value);
+    let mut structural = false;
     if let Ok(parsed) = &parsed {
-        let wrong = check::structural(parsed, &schema.path);
+        let mut wrong = check::structural(parsed, &schema.path);
         if wrong.is_empty() {
-            errors.extend(check::defaults(parsed, &schema.path));
-        } else {
-            errors.extend(wrong);
+            wrong = check::defaults(parsed, &schema.path);
         }
+        if wrong.is_empty() {
+            wrong = rules::judge_defaults(schema.value, &schema.path);
+        }
+        structural = wrong.is_empty();
+        errors.extend(wrong);
     }
+    let until = errors.len();
     walk(&schema, true, &Place::default(), errors);
-    if errors.len() == before {
-        rules_compile(&schema, errors);
+    if structural {
+        let broken: Vec<String> = errors[until..].iter().map(|error| error.field.clone()).collect();
+        errors.extend(rules::check(schema.value, &schema.path, &broken, unchanged));
     }
     if let (true, Err(why)) = (errors.len() == before, parsed) {
         errors.push(FieldError::invalid(&schema.path, "", why));
-    }
-}
-
-/// Whether the rules of the schema compile, and its defaults obey them.
-fn rules_compile(schema: &Field<'_>, errors: &mut Errors) {
-    let (root, mut wrong) = (schema.path.to_string(), Vec::new());
-    let any = Rules::compile(schema.value, &mut wrong).is_some();
-    let compile = any && wrong.is_empty();
-    for wrong in wrong {
-        let at = format!("{root}{}.x-kubernetes-validations[{}].{}", wrong.at, wrong.index, wrong.part);
-        let why = wrong.why.replace(rules::ROOT, &root);
-        errors.push(FieldError::invalid(&Path::root(&at), wrong.shown, why));
-    }
-    if compile {
-        errors.extend(rules::judge_defaults(schema.value, &schema.path));
     }
 }
 
