@@ -26,6 +26,7 @@ const MAX_OPERATORS: usize = 8000;
 pub struct Env {
     pub(crate) variables: Vec<(String, Type)>,
     pub(crate) structs: Vec<Type>,
+    patches: bool,
 }
 
 /// A compiled expression.
@@ -97,6 +98,13 @@ impl Env {
         self
     }
 
+    /// Adds the functions that help to write JSON patches.
+    #[must_use]
+    pub fn patching(mut self) -> Self {
+        self.patches = true;
+        self
+    }
+
     /// The type of a variable.
     pub fn variable_type(&self, name: &str) -> Option<&Type> {
         self.variables.iter().find(|(held, _)| held == name).map(|(_, ty)| ty)
@@ -116,7 +124,7 @@ impl Env {
         }
         let stack = PARSER_STACK + operators * OPERATOR_STACK;
         let parsed = std::thread::scope(|scope| {
-            let parse = || parse(source, &dotted);
+            let parse = || parse(source, &dotted, self.patches);
             let worker = std::thread::Builder::new().name("cel-parse".to_owned()).stack_size(stack);
             match worker.spawn_scoped(scope, parse) {
                 Ok(worker) => worker.join().unwrap_or_else(|_| Err(internal(source, "the parser failed"))),
@@ -170,7 +178,7 @@ fn internal(source: &str, why: &str) -> CompileError {
     CompileError { issues: vec![Issue { line: 0, column: 0, message: why.to_owned() }], text: source.to_owned() }
 }
 
-fn parse(source: &str, dotted: &[String]) -> Result<(Node, Vec<At>), CompileError> {
+fn parse(source: &str, dotted: &[String], patches: bool) -> Result<(Node, Vec<At>), CompileError> {
     let parser = Parser::new().max_recursion_depth(MAX_DEPTH).enable_optional_syntax(true);
     let (expr, info): (_, SourceInfo) = parser.parse_with_source_info(source).map_err(|errors| {
         if errors.errors.iter().any(|error| error.msg.contains("Recursion limit of")) {
@@ -183,7 +191,7 @@ fn parse(source: &str, dotted: &[String]) -> Result<(Node, Vec<At>), CompileErro
         };
         CompileError { issues: errors.errors.into_iter().map(issue).collect(), text: source.to_owned() }
     })?;
-    let mut lowering = Lowering { source: &info, dotted, errors: Vec::new() };
+    let mut lowering = Lowering { source: &info, dotted, patches, errors: Vec::new() };
     let root = lowering.node(expr);
     if root.levels() > MAX_LEVELS {
         return Err(internal(source, "max recursion depth exceeded"));

@@ -18,6 +18,8 @@ pub(crate) struct Lowering<'a> {
     pub source: &'a SourceInfo,
     /// Dotted names that are variables.
     pub dotted: &'a [String],
+    /// Whether `jsonpatch.…` are functions.
+    pub patches: bool,
     pub errors: Vec<At>,
 }
 
@@ -70,6 +72,13 @@ impl Lowering<'_> {
                 return if select.test { Kind::Literal(Value::Bool(true)) } else { Kind::Ident(dotted) };
             }
         }
+        // Types have names with dots.
+        if let (Kind::Select(package, name), "Timestamp" | "Duration") = (&operand.kind, select.field.as_str())
+            && let (Kind::Ident(root), "protobuf") = (&package.kind, name.as_str())
+            && root == "google"
+        {
+            return Kind::Ident(format!("google.protobuf.{}", select.field));
+        }
         match select.test {
             true => Kind::Has(Box::new(operand), select.field),
             false => Kind::Select(Box::new(operand), select.field),
@@ -80,7 +89,9 @@ impl Lowering<'_> {
         let CallExpr { func_name, target, args } = call;
         if let Some(target) = target {
             let namespaced = match &target.expr {
-                Expr::Ident(name) if is_namespaced(name) => Some(format!("{name}.{func_name}")),
+                Expr::Ident(name) if is_namespaced(name) || (self.patches && name == "jsonpatch") => {
+                    Some(format!("{name}.{func_name}"))
+                }
                 _ => None,
             };
             if let Some(function) = namespaced {

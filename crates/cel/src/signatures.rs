@@ -64,7 +64,7 @@ sum .(list<int>)int .(list<uint>)uint .(list<double>)double .(list<duration>)dur
 min .(list<int>)int .(list<uint>)uint .(list<double>)double .(list<bool>)bool .(list<duration>)duration .(list<timestamp>)timestamp .(list<string>)string .(list<bytes>)bytes
 max .(list<int>)int .(list<uint>)uint .(list<double>)double .(list<bool>)bool .(list<duration>)duration .(list<timestamp>)timestamp .(list<string>)string .(list<bytes>)bytes
 slice .(list<A>,int,int)list<A>
-flatten .(list<list<A>>)list<A> .(list<dyn>)list<dyn> .(list<dyn>,int)list<dyn>
+flatten .(list<list<A>>)list<A> .(list<dyn>,int)list<dyn>
 sort .(list<int>)list<int> .(list<uint>)list<uint> .(list<double>)list<double> .(list<bool>)list<bool> .(list<duration>)list<duration> .(list<timestamp>)list<timestamp> .(list<string>)list<string> .(list<bytes>)list<bytes>
 distinct .(list<A>)list<A>
 reverse .(list<A>)list<A>
@@ -255,7 +255,7 @@ fn named(text: &'static str) -> Type {
 
 /// Whether functions are named `name.…`.
 pub(crate) fn is_namespaced(name: &str) -> bool {
-    matches!(name, "sets" | "optional" | "format" | "jsonpatch" | "ip" | "lists" | "strings")
+    matches!(name, "sets" | "optional" | "format" | "ip" | "lists" | "strings")
 }
 
 /// Whether there is a function of this name.

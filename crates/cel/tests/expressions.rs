@@ -5,7 +5,7 @@ use pintle_cel::{Activation, Budget, Env, Error, Type, Value};
 use serde_json::{Value as Json, json};
 
 fn eval_with(object: &Json, source: &str) -> Result<Json, String> {
-    let env = Env::new().variable("object", Type::Dyn);
+    let env = Env::new().patching().variable("object", Type::Dyn);
     let program = env.compile(source).map_err(|error| error.to_string())?;
     let mut activation = Activation::new();
     activation.bind("object", Value::dynamic(object));
@@ -25,6 +25,7 @@ fn holds(source: &str) {
 #[test]
 fn arithmetic_and_comparison_follow_the_language() {
     for source in [
+        "google.protobuf.Timestamp == type(timestamp(1)) && type(duration('1s')) == google.protobuf.Duration",
         "1 + 2 * 3 == 7",
         "7 / 2 == 3 && -7 % 2 == -1",
         "1.5 + 1.5 == 3.0",

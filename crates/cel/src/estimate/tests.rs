@@ -112,13 +112,14 @@ fn variables_cost_by_their_type_and_size() {
     check(&env, sizes.as_ref(), "(self + other).all(x, true)", 4, 64);
     check(&env, sizes.as_ref(), "(1 > 2 ? self : other).all(y, true)", 3, 33);
     let (env, sizes) = sized(list(json!({"type": "string", "maxLength": 2}), 5));
-    check(&env, sizes.as_ref(), "self.map(x, [x, x]).all(y, y.all(y, y.startsWith('a')))", 13, 208);
+    // The elements of what is made on the way count as large as the variable, where that is a list itself.
+    check(&env, sizes.as_ref(), "self.map(x, [x, x]).all(y, y.all(y, y.startsWith('a')))", 13, 283);
 }
 
 // upstream: apiserver pkg/cel/library/cost_test.go; cel-go ext/lists_test.go
 #[test]
 fn the_libraries_cost_what_they_cost_upstream() {
-    let env = Env::new().variable("authorizer", crate::signatures::AUTHORIZER);
+    let env = Env::new().patching().variable("authorizer", crate::signatures::AUTHORIZER);
     for (source, min, max) in [
         ("[1, 2, 3, 4, 5].sum()", 15, 15),
         ("[uint(1), uint(2), uint(3), uint(4), uint(5)].max()", 20, 20),

@@ -79,7 +79,7 @@ pub(crate) fn patch_type() -> Type {
 
 /// What expressions of a mutation may construct.
 pub(crate) fn with_patch_types(env: Env) -> Env {
-    env.constructible(object_type()).constructible(patch_type())
+    env.constructible(object_type()).constructible(patch_type()).patching()
 }
 
 /// The environments of a policy: with its variables, and the same without the authorizer, for messages.
