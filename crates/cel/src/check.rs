@@ -230,10 +230,7 @@ impl<'a> Checker<'a> {
         match held.join(&given) {
             Some(joined) => joined,
             None if self.mixed > 0 => Type::Dyn,
-            None => {
-                self.error(node, format!("expected type '{held}' but found '{given}'"));
-                held
-            }
+            None => self.error(node, format!("expected type '{held}' but found '{given}'")),
         }
     }
 

@@ -29,8 +29,6 @@ pub(crate) struct Rules {
     items: Option<Box<Rules>>,
     /// The keys by which items correspond to old ones; none: they do not.
     keys: Option<Vec<String>>,
-    /// Whether fields do not correspond to old ones.
-    atomic: bool,
 }
 
 #[derive(Debug)]
@@ -75,7 +73,7 @@ impl Rules {
 
     /// The errors of `object`; `old` is what it was before an update.
     pub(crate) fn judge(&self, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
-        let mut judge = Judge { budget: Budget::default(), errors: Vec::new(), spent: false };
+        let mut judge = Judge::new(true);
         judge.value(self, object, old, &Path::root(""));
         judge.errors
     }
@@ -84,7 +82,7 @@ impl Rules {
 /// The errors of the defaults in an `openAPIV3Schema` at `path`.
 // upstream: apiextensions-apiserver pkg/apiserver/schema/defaulting, ValidateDefaults
 pub(crate) fn judge_defaults(openapi: &Value, path: &Path<'_>) -> Vec<FieldError> {
-    let mut judge = Judge { budget: Budget::default(), errors: Vec::new(), spent: false };
+    let mut judge = Judge::new(false);
     judge.defaults(openapi, path);
     judge.errors
 }
@@ -105,9 +103,15 @@ struct Judge {
     errors: Vec<FieldError>,
     /// Whether the budget is used up, so that nothing more is asked.
     spent: bool,
+    /// Whether what did not change may stay, even if it breaks a rule.
+    lenient: bool,
 }
 
 impl Judge {
+    fn new(lenient: bool) -> Self {
+        Judge { budget: Budget::default(), errors: Vec::new(), spent: false, lenient }
+    }
+
     fn defaults(&mut self, openapi: &Value, path: &Path<'_>) {
         let default = openapi.field("default");
         if !default.is_null() {
@@ -143,7 +147,7 @@ impl Judge {
         match value {
             Value::Object(map) => {
                 for (name, value) in map {
-                    let old = old.filter(|_| !rules.atomic).and_then(|old| old.get(name));
+                    let old = old.and_then(|old| old.get(name));
                     if let Some(inner) = rules.properties.get(name) {
                         self.value(inner, value, old, &path.child(name));
                     } else if let Some(inner) = &rules.additional {
@@ -179,7 +183,7 @@ impl Judge {
             return;
         }
         // What was so before and did not change may stay so.
-        if !rule.transition && old == Some(value) {
+        if self.lenient && !rule.transition && old == Some(value) {
             return;
         }
         let mut activation = Activation::new();

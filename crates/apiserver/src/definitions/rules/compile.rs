@@ -69,7 +69,6 @@ impl Compiler<'_> {
             (_, known) => known.clone(),
         };
         let cardinality = cardinality(openapi, place.cardinality);
-        let atomic = openapi.text("x-kubernetes-map-type") == "atomic";
         let keyed = openapi.text("x-kubernetes-list-type") == "map";
         let mut inside = |name: &str, schema: &Value, loses: bool, sizes: Option<Arc<Sizes>>| {
             let lost = place.lost.clone().or_else(|| loses.then(|| place.at.clone()));
@@ -79,7 +78,7 @@ impl Compiler<'_> {
         let mut properties = BTreeMap::new();
         for (name, property) in openapi.entries("properties") {
             let sizes = sizes.as_ref().and_then(|sizes| sizes.field(name));
-            let rules = inside(&format!("properties[{name}]"), property, atomic, sizes);
+            let rules = inside(&format!("properties[{name}]"), property, false, sizes);
             properties.extend(rules.map(|rules| (name.to_owned(), rules)));
         }
         let mut element = |name: &str, loses: bool| {
@@ -101,7 +100,6 @@ impl Compiler<'_> {
             additional,
             items,
             keys: keyed.then(|| openapi.texts("x-kubernetes-list-map-keys").map(str::to_owned).collect()),
-            atomic,
         })
     }
 
