@@ -1,13 +1,13 @@
 //! Deleting objects: grace periods, finalizers, preconditions, collections.
 use super::metadata::{FOREGROUND_DELETION, ORPHAN_DEPENDENTS};
-use super::write::{Committed, RETRIES, Write, Written};
+use super::write::{Committed, RETRIES, Write};
 use super::{Registry, object_key, store_error};
 use crate::admission::Operation;
 use crate::strategy::SideWrites;
 use pintle_api::meta::{self, ObjectExt};
 use pintle_api::scheme::Resource;
 use pintle_api::status::ApiError;
-use pintle_store::{KeyValue, Op};
+use pintle_store::{KeyValue, Op, Revision};
 use serde_json::Value;
 
 /// `metav1.DeleteOptions`, as far as the registry goes by them.
@@ -83,8 +83,8 @@ impl Registry {
                     }
                 }
                 Step::Remove(last) => {
-                    if let Some(written) = self.remove(write, &key, &stored, &last).await? {
-                        return Ok(Deleted { object: written.object, gone: true });
+                    if let Some((object, _)) = self.remove(write, &key, &stored, last).await? {
+                        return Ok(Deleted { object, gone: true });
                     }
                 }
             }
@@ -92,27 +92,23 @@ impl Registry {
         Err(ApiError::server_timeout(write.resource.group_resource(), "delete", 1))
     }
 
-    /// Takes `stored` from the store; `None` if someone else wrote meanwhile.
+    /// Takes `stored`, whose last state is `last`, from the store: that state with the revision at which it went, and the
+    /// revision. `None` if someone else wrote meanwhile.
     pub(super) async fn remove(
         &self,
         write: &Write<'_>,
         key: &[u8],
         stored: &KeyValue,
-        last: &Value,
-    ) -> Result<Option<Written>, ApiError> {
-        let mut object = last.clone();
+        mut last: Value,
+    ) -> Result<Option<(Value, Revision)>, ApiError> {
         if write.dry_run {
-            return Ok(Some(Written { object, bytes: stored.value.clone(), created: false }));
+            return Ok(Some((last, stored.mod_revision)));
         }
-        let side = write.strategy().before_removal(self, last).await?;
+        let side = write.strategy().before_removal(self, &last).await?;
         let op = Op::Delete { key: key.to_vec().into() };
         let Some(revision) = self.transact(key.to_vec(), stored.mod_revision, op, side).await? else { return Ok(None) };
-        object.set_meta_str("resourceVersion", revision.to_string());
-        Ok(Some(Written {
-            object,
-            bytes: self.encode_stored(write.resource, last).await?.stamped(revision),
-            created: false,
-        }))
+        last.set_meta_str("resourceVersion", revision.to_string());
+        Ok(Some((last, revision)))
     }
 }
 

@@ -90,8 +90,11 @@ impl Registry {
         let side = strategy.before_write(write.cx, self, Some(&old), &mut new).await?;
         settle(write.resource, &mut new)?;
         if should_delete(&new, &old) && !strategy.holds_deletion(&new) {
-            let removed = self.remove(write, key, stored, &new).await?;
-            return Ok(removed.map_or(Committed::Conflict, Committed::Done));
+            let Some((object, revision)) = self.remove(write, key, stored, new).await? else {
+                return Ok(Committed::Conflict);
+            };
+            let bytes = self.encode_stored(write.resource, &object).await?.stamped(revision);
+            return Ok(Committed::Done(Written { object, bytes, created: false }));
         }
         if new == old && side.ops.is_empty() {
             return Ok(Committed::Done(Written { object: new, bytes: stored.value.clone(), created: false }));

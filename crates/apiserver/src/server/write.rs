@@ -25,7 +25,7 @@ use pintle_api::table::IncludeObject;
 use serde_json::{Value, json};
 
 /// How many objects of a collection are deleted at the same time, so that they share commits.
-const DELETE_PARALLEL: usize = 64;
+const DELETE_PARALLEL: usize = 512;
 
 impl ApiServer {
     fn write_of<'a>(&'a self, call: &'a Call, dry_run: bool, options: &'a Value) -> Write<'a> {
@@ -175,16 +175,21 @@ impl ApiServer {
         let parsed = DeleteOptions::of(&options);
         let write = self.write_of(call, is_dry_run(&options), &options);
         let prefix = call.resource.storage_prefix().len();
-        for chunk in items.chunks(DELETE_PARALLEL) {
-            let mut deletions: FuturesUnordered<BoxFuture<'_, Result<(), ApiError>>> = FuturesUnordered::new();
-            for item in chunk {
+        let mut left = items.iter();
+        let mut deletions: FuturesUnordered<BoxFuture<'_, Result<(), ApiError>>> = FuturesUnordered::new();
+        loop {
+            while deletions.len() < DELETE_PARALLEL
+                && let Some(item) = left.next()
+            {
                 let key = String::from_utf8_lossy(item.key.get(prefix..).unwrap_or_default()).into_owned();
                 deletions.push(Box::pin(self.delete_item(write, key, &parsed)));
             }
-            while let Some(deleted) = deletions.next().await {
-                deleted?;
+            match deletions.next().await {
+                Some(deleted) => deleted?,
+                None => break,
             }
         }
+        drop(deletions);
         let stored = items.into_iter().map(|kv| kv.value).collect();
         let stored = self.registry().converted(&call.resource, stored).await?;
         respond::list(self.registry(), &call.negotiation, &call.resource, stored, &meta, IncludeObject::default())
