@@ -8,6 +8,7 @@ pub mod cri;
 pub mod image;
 pub mod pod_network;
 pub mod shim;
+pub mod socket;
 pub mod spec;
 
 mod containers;

@@ -151,6 +151,10 @@ impl Runtime {
         tokio::spawn(crate::streaming::serve(Arc::downgrade(&runtime.inner), listener));
         runtime.recover().await?;
         runtime.serve_images()?;
+        let path = crate::socket::path(&runtime.inner.config.state);
+        let listener =
+            crate::socket::listen(&runtime.inner.config.state).map_err(|source| Error::Io { path, source })?;
+        tokio::spawn(crate::socket::serve(Arc::downgrade(&runtime.inner), listener));
         Ok(runtime)
     }
 

@@ -11,6 +11,8 @@ mod figures;
 mod lifecycle;
 #[path = "node/security.rs"]
 mod security;
+#[path = "node/socket.rs"]
+mod socket;
 #[path = "node/streams.rs"]
 mod streams;
 #[path = "node/volumes.rs"]
@@ -52,6 +54,7 @@ const TESTS: &[(&str, Test)] = tests![
     security::mounts_propagate_as_asked,
     volumes::a_declared_volume_starts_with_the_images_content_and_stays_writable,
     volumes::a_part_of_an_image_is_mounted_without_leaving_it,
+    socket::crictl_finds_the_runtime_at_its_socket,
     streams::exec_carries_streams_and_exit_code,
     streams::exec_with_a_terminal_has_its_size,
     streams::attach_joins_a_running_container,
