@@ -188,7 +188,13 @@ impl<'a> Cluster<'a> {
 
     /// Fetches a URL from the host; the body, or curl's error.
     pub fn curl(&self, url: &str) -> Result<String, String> {
-        let output = self.host.command("curl").args(["-sS", "--fail", "--max-time", "10", url]).output().unwrap();
+        self.curl_with(&[url])
+    }
+
+    /// The same with further flags.
+    pub fn curl_with(&self, args: &[&str]) -> Result<String, String> {
+        let mut command = self.host.command("curl");
+        let output = command.args(["-sS", "--fail", "--max-time", "10"]).args(args).output().unwrap();
         if output.status.success() { Ok(String::from_utf8(output.stdout).unwrap()) } else { Err(show(&output)) }
     }
 

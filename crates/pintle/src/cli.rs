@@ -305,6 +305,15 @@ pub struct Options {
     /// Answer Services of type LoadBalancer at the nodes' addresses; false leaves them to somebody else [default: true]
     #[arg(long, value_name = "BOOL")]
     pub load_balancer: Option<bool>,
+    /// Answer Ingresses at the node's ports; false leaves them to somebody else [default: true where the ports are free]
+    #[arg(long, value_name = "BOOL")]
+    pub ingress: Option<bool>,
+    /// Answer HTTP for Ingresses on this port [default: 80]
+    #[arg(long, value_name = "PORT")]
+    pub ingress_http_port: Option<u16>,
+    /// Answer HTTPS for Ingresses on this port [default: 443]
+    #[arg(long, value_name = "PORT")]
+    pub ingress_https_port: Option<u16>,
     /// The domain of the cluster's DNS names [default: cluster.local]
     #[arg(long, value_name = "DOMAIN")]
     pub cluster_domain: Option<String>,

@@ -8,6 +8,7 @@ mod api;
 mod cli;
 mod control_plane;
 mod image;
+mod ingress;
 mod instance;
 mod kubeconfig;
 mod lifecycle;

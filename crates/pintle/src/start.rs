@@ -178,6 +178,7 @@ async fn serve(mut settings: Settings, with_node: bool, progress: &Progress) -> 
             .await
             .context("cannot publish what nodes need to know")?;
         if let Some(node) = &node {
+            crate::ingress::start(&settings, &control_plane, &stop, &mut components, progress).await?;
             node.ready().await?;
             progress.step(&format!("node {} is Ready", settings.instance.node_name));
             let nodes = settings.instance.machine.as_ref().map_or(&[][..], |machine| &machine.nodes);
