@@ -204,6 +204,10 @@ impl<'a> Checker<'a> {
                 already @ Type::Optional(_) => already,
                 plain => Type::optional(plain),
             },
+            // These are objects to upstream, whose fields nobody knows.
+            Type::Opaque(name) if name.starts_with("kubernetes.") => {
+                self.error(node, format!("unexpected failed resolution of '{name}'"))
+            }
             other => self.error(node, format!("type '{other}' does not support field selection")),
         }
     }

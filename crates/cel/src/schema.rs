@@ -30,10 +30,15 @@ const RESERVED: [&str; 21] = [
     "while",
 ];
 
+/// The escaped form of a field whose name CEL reserves; expressions may use the name itself as well.
+pub(crate) fn reserved(name: &str) -> Option<String> {
+    RESERVED.contains(&name).then(|| format!("__{name}__"))
+}
+
 /// A field's name in expressions; `None` for names that expressions cannot reach.
 pub fn escape(name: &str) -> Option<String> {
-    if RESERVED.contains(&name) {
-        return Some(format!("__{name}__"));
+    if let Some(escaped) = reserved(name) {
+        return Some(escaped);
     }
     let mut out = String::with_capacity(name.len());
     let mut chars = name.chars().peekable();
@@ -56,60 +61,77 @@ pub fn escape(name: &str) -> Option<String> {
 /// The type of values that fit `schema`, a structural one; `root` adds `apiVersion`, `kind` and the two names in `metadata`
 /// that every object has. `None`: expressions cannot reach such values. `name` is what messages call it (`object`).
 pub fn of_schema(schema: &Value, root: bool, name: &str) -> Option<Type> {
-    let flag = |key: &str| schema.get(key).and_then(Value::as_bool).unwrap_or_default();
-    let text = |key: &str| schema.get(key).and_then(Value::as_str).unwrap_or_default();
-    if flag("x-kubernetes-int-or-string") {
-        return Some(Type::Dyn);
-    }
-    let resource = root || flag("x-kubernetes-embedded-resource");
-    match text("type") {
-        "array" => {
-            let element = of_schema(schema.get("items")?, false, &format!("{name}.@items"))?;
-            let keys = || {
-                let keys = schema.get("x-kubernetes-list-map-keys").and_then(Value::as_array);
-                keys.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
-            };
-            let kind = match text("x-kubernetes-list-type") {
-                "set" => ListKind::Set,
-                "map" => ListKind::Map(keys()),
-                _ => ListKind::Atomic,
-            };
-            Some(Type::List(Arc::new(ListType { element, kind })))
-        }
-        "object" => match schema.get("additionalProperties") {
-            Some(values @ Value::Object(_)) => {
-                Some(Type::map(Type::String, of_schema(values, false, &format!("{name}.@values"))?))
-            }
-            _ => Some(object(schema.get("properties").and_then(Value::as_object), resource, name)),
-        },
-        "string" => Some(match text("format") {
-            "byte" => Type::Bytes,
-            "duration" => Type::Duration,
-            "date" | "date-time" => Type::Timestamp,
-            _ => Type::String,
-        }),
-        "boolean" => Some(Type::Bool),
-        "number" => Some(Type::Double),
-        "integer" => Some(Type::Int),
-        _ if resource => Some(object(None, true, name)),
-        _ => None,
-    }
+    Reader { metadata: None }.read(schema, root, name)
 }
 
-fn object(properties: Option<&Map<String, Value>>, resource: bool, name: &str) -> Type {
-    let mut fields = BTreeMap::new();
-    for (json, schema) in properties.into_iter().flatten() {
-        let known = escape(json).zip(of_schema(schema, false, &format!("{name}.{json}")));
-        if let Some((escaped, ty)) = known {
-            fields.insert(escaped, Field { json: json.clone(), ty });
+/// The type of objects that fit `schema`, as it is published: they and those embedded in them have this `metadata`.
+pub fn of_published(schema: &Value, name: &str, metadata: &Type) -> Option<Type> {
+    Reader { metadata: Some(metadata) }.read(schema, true, name)
+}
+
+struct Reader<'a> {
+    /// The type of `metadata`; else there are only the two names.
+    metadata: Option<&'a Type>,
+}
+
+impl Reader<'_> {
+    fn read(&self, schema: &Value, root: bool, name: &str) -> Option<Type> {
+        let flag = |key: &str| schema.get(key).and_then(Value::as_bool).unwrap_or_default();
+        let text = |key: &str| schema.get(key).and_then(Value::as_str).unwrap_or_default();
+        if flag("x-kubernetes-int-or-string") {
+            return Some(Type::Dyn);
+        }
+        let resource = root || flag("x-kubernetes-embedded-resource");
+        match text("type") {
+            "array" => {
+                let element = self.read(schema.get("items")?, false, &format!("{name}.@idx"))?;
+                let keys = || {
+                    let keys = schema.get("x-kubernetes-list-map-keys").and_then(Value::as_array);
+                    keys.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+                };
+                let kind = match text("x-kubernetes-list-type") {
+                    "set" => ListKind::Set,
+                    "map" => ListKind::Map(keys()),
+                    _ => ListKind::Atomic,
+                };
+                Some(Type::List(Arc::new(ListType { element, kind })))
+            }
+            "object" => match schema.get("additionalProperties") {
+                Some(values @ Value::Object(_)) => {
+                    Some(Type::map(Type::String, self.read(values, false, &format!("{name}.@elem"))?))
+                }
+                _ => Some(self.object(schema.get("properties").and_then(Value::as_object), resource, name)),
+            },
+            "string" => Some(match text("format") {
+                "byte" => Type::Bytes,
+                "duration" => Type::Duration,
+                "date" | "date-time" => Type::Timestamp,
+                _ => Type::String,
+            }),
+            "boolean" => Some(Type::Bool),
+            "number" => Some(Type::Double),
+            "integer" => Some(Type::Int),
+            _ if resource => Some(self.object(None, true, name)),
+            _ => None,
         }
     }
-    if resource {
-        let mut add = |name: &str, ty| fields.insert(name.to_owned(), Field { json: name.to_owned(), ty });
-        add("apiVersion", Type::String);
-        add("kind", Type::String);
-        let names = [("name", Type::String), ("generateName", Type::String)];
-        add("metadata", Type::object(&format!("{name}.metadata"), names));
+
+    fn object(&self, properties: Option<&Map<String, Value>>, resource: bool, name: &str) -> Type {
+        let mut fields = BTreeMap::new();
+        for (json, schema) in properties.into_iter().flatten() {
+            let known = escape(json).zip(self.read(schema, false, &format!("{name}.{json}")));
+            if let Some((escaped, ty)) = known {
+                fields.insert(escaped, Field { json: json.clone(), ty });
+            }
+        }
+        if resource {
+            let mut add = |name: &str, ty| fields.insert(name.to_owned(), Field { json: name.to_owned(), ty });
+            add("apiVersion", Type::String);
+            add("kind", Type::String);
+            let names = || [("name", Type::String), ("generateName", Type::String)];
+            let metadata = || Type::object(&format!("{name}.metadata"), names());
+            add("metadata", self.metadata.cloned().unwrap_or_else(metadata));
+        }
+        Type::Object(Arc::new(ObjectType { name: name.to_owned(), fields: Arc::new(fields) }))
     }
-    Type::Object(Arc::new(ObjectType { name: name.to_owned(), fields: Arc::new(fields) }))
 }

@@ -3,7 +3,7 @@
 //! A signature is written `name (argument,…)result`; a leading dot marks member functions, whose first argument is what
 //! stands before the dot.
 // upstream: cel-go common/stdlib, ext/{strings,lists,sets}; apiserver pkg/cel/library
-use crate::types::Type;
+use crate::types::{AUTHORIZER, Type};
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
@@ -154,8 +154,7 @@ allowed .(decision)bool
 reason .(decision)string
 ";
 
-/// The authorizer's types.
-pub(crate) const AUTHORIZER: Type = Type::Opaque("kubernetes.authorization.Authorizer");
+/// What the authorizer is asked about a resource.
 pub(crate) const RESOURCE_CHECK: Type = Type::Opaque("kubernetes.authorization.ResourceCheck");
 
 /// One overload of a function.

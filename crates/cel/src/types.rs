@@ -1,4 +1,5 @@
 //! Static types. Start at [`Type`].
+use crate::schema::reserved;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -44,6 +45,9 @@ pub enum Type {
     Param(char),
 }
 
+/// The type of the variable `authorizer`.
+pub const AUTHORIZER: Type = Type::Opaque("kubernetes.authorization.Authorizer");
+
 /// How two versions of a list are compared and merged (`x-kubernetes-list-type`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum ListKind {
@@ -82,7 +86,7 @@ pub trait Fields: Send + Sync + fmt::Debug {
 
 impl Fields for BTreeMap<String, Field> {
     fn field(&self, name: &str) -> Option<Field> {
-        self.get(name).cloned()
+        self.get(name).or_else(|| self.get(&reserved(name)?)).cloned()
     }
 }
 
@@ -102,6 +106,19 @@ impl PartialEq for ObjectType {
 }
 
 impl Type {
+    /// The type as variables of a policy have it: of objects and of what the libraries know, nothing is kept.
+    // upstream: apiserver pkg/admission/plugin/cel/composition.go, convertCelTypeToDeclType
+    pub fn of_variable(&self) -> Type {
+        match self {
+            Type::List(of) => Type::list(of.element.of_variable()),
+            Type::Map(of) => Type::map(of.0.of_variable(), of.1.of_variable()),
+            Type::Object(_) | Type::Optional(_) | Type::Opaque(_) | Type::Type | Type::Param(_) | Type::Unknown => {
+                Type::Dyn
+            }
+            plain => plain.clone(),
+        }
+    }
+
     /// A list of `element`.
     pub fn list(element: Type) -> Type {
         Type::List(Arc::new(ListType { element, kind: ListKind::Atomic }))

@@ -168,7 +168,7 @@ fn schemas_type_what_an_expression_sees() {
     for source in [
         "self.replicas == 3 && self.ratio == 1.0 && self.metadata.name == 'n' && self.kind == 'K'",
         "self.until > timestamp('2024-01-01T00:00:00Z') && self.wait == duration('5s')",
-        "self.__namespace__ == 'x' && self.foo__dash__bar == 'y' && self.labels['a-b'] == 'c'",
+        "self.__namespace__ == 'x' && self.namespace == 'x' && has(self.namespace) && self.foo__dash__bar == 'y' && self.labels['a-b'] == 'c'",
         "self.port == 'http' && type(self.port) == string",
         "self.set == ['b', 'a'] && self.set + ['a', 'c'] == ['b', 'a', 'c']",
         "self.entries.exists(e, e.v == 2)",

@@ -79,7 +79,7 @@ fn common_parts(spec: &Field<'_>, errors: &mut Errors) -> Environments {
         errors.push(constraints.missing(""));
     }
     let mut compiled = Vec::new();
-    let envs = Environments::of(spec.value, None, |_, expression| compiled.push(expression.program));
+    let envs = Environments::of(spec.value, |_, expression| compiled.push(expression.program));
     match_conditions(&spec.child("matchConditions"), &envs.conditions, errors);
     for (variable, program) in spec.child("variables").items().zip(compiled) {
         let (name, expression) = (variable.child("name"), variable.child("expression"));

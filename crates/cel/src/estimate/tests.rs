@@ -119,7 +119,7 @@ fn variables_cost_by_their_type_and_size() {
 // upstream: apiserver pkg/cel/library/cost_test.go; cel-go ext/lists_test.go
 #[test]
 fn the_libraries_cost_what_they_cost_upstream() {
-    let env = Env::new().patching().variable("authorizer", crate::signatures::AUTHORIZER);
+    let env = Env::new().patching().variable("authorizer", crate::types::AUTHORIZER);
     for (source, min, max) in [
         ("[1, 2, 3, 4, 5].sum()", 15, 15),
         ("[uint(1), uint(2), uint(3), uint(4), uint(5)].max()", 20, 20),

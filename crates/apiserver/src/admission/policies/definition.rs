@@ -91,17 +91,13 @@ pub(crate) struct Environments {
 
 impl Environments {
     /// Compiles the variables of a policy's spec and declares them; `each` sees what came of them.
-    pub(crate) fn of(spec: &Value, object: Option<&Type>, mut each: impl FnMut(&Value, Expression)) -> Self {
+    pub(crate) fn of(spec: &Value, mut each: impl FnMut(&Value, Expression)) -> Self {
         let params = spec.has("paramKind");
-        let typed = |env: Env| match object {
-            Some(ty) => env.variable("object", ty.clone()).variable("oldObject", ty.clone()),
-            None => env,
-        };
-        let (mut full, mut messages) = (typed(environment(params, true)), typed(environment(params, false)));
+        let (mut full, mut messages) = (environment(params, true), environment(params, false));
         let conditions = full.clone();
         for variable in spec.items("variables") {
             let expression = Expression::compile(&full, variable.text("expression"), &[]);
-            let output = expression.program.as_ref().map_or(Type::Dyn, |program| program.output().clone());
+            let output = expression.program.as_ref().map_or(Type::Dyn, |program| program.output().of_variable());
             let name = format!("variables.{}", variable.text("name"));
             full = full.variable(name.clone(), output.clone());
             messages = messages.variable(name, output);
@@ -115,7 +111,7 @@ impl Policy {
     pub(crate) fn of(object: &Value) -> Self {
         let spec = object.field("spec");
         let mut variables = Vec::new();
-        let envs = Environments::of(spec, None, |variable, expression| {
+        let envs = Environments::of(spec, |variable, expression| {
             variables.push((format!("variables.{}", variable.text("name")), expression));
         });
         let validation = |validation: &Value| {
