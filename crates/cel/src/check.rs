@@ -104,8 +104,11 @@ impl<'a> Checker<'a> {
                 self.select(node, &operand, field);
                 Type::Bool
             }
-            Kind::And(a, b) => self.logical(node, operators::LOGICAL_AND, a, b),
-            Kind::Or(a, b) => self.logical(node, operators::LOGICAL_OR, a, b),
+            Kind::And(a, b) | Kind::Or(a, b) => {
+                self.condition(a);
+                self.condition(b);
+                Type::Bool
+            }
             Kind::NotFalse(condition) => {
                 self.check(condition);
                 Type::Bool
@@ -157,6 +160,13 @@ impl<'a> Checker<'a> {
             }
             Kind::Struct(name, fields) => self.construct(node, name, fields),
             Kind::Loop(comprehension) => self.comprehension(node, comprehension),
+            Kind::Bind(bind) => {
+                let value = self.check(&bind.value);
+                self.scope.push((bind.var.clone(), value));
+                let body = self.check(&bind.body);
+                self.scope.pop();
+                body
+            }
             Kind::OptionalMap(map) => {
                 let operand = self.check(&map.operand);
                 let inner = match operand {
@@ -212,12 +222,12 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn logical(&mut self, node: &Node, operator: &str, a: &Node, b: &Node) -> Type {
-        let (a, b) = (self.check(a), self.check(b));
-        if !Type::Bool.accepts(&a) || !Type::Bool.accepts(&b) {
-            return self.no_overload(node, operator, false, &[a, b]);
+    /// An operand of `&&` or `||`.
+    fn condition(&mut self, node: &Node) {
+        let ty = self.check(node);
+        if !Type::Bool.accepts(&ty) {
+            self.error(node, format!("expected type 'bool' but found '{ty}'"));
         }
-        Type::Bool
     }
 
     fn no_overload(&mut self, node: &Node, function: &str, member: bool, args: &[Type]) -> Type {
@@ -256,9 +266,6 @@ impl<'a> Checker<'a> {
             _ => None,
         });
         let Some(ty) = known else {
-            for (_, value, _) in fields {
-                self.check(value);
-            }
             return self.error(node, format!("undeclared reference to '{name}' (in container '')"));
         };
         for (field, value, optional) in fields {
@@ -297,7 +304,7 @@ impl<'a> Checker<'a> {
                 return self.error(node, text);
             }
         };
-        let mut accumulator = self.check(&l.init);
+        let accumulator = self.check(&l.init);
         let depth = self.scope.len();
         match &l.var2 {
             Some(var2) => self.scope.extend([(l.var.clone(), key.clone()), (var2.clone(), element)]),
@@ -307,32 +314,23 @@ impl<'a> Checker<'a> {
         if let Some(condition) = &l.condition {
             self.check(condition);
         }
-        let filter = |checker: &mut Self, condition: &Option<Node>| {
-            if let Some(condition) = condition {
-                let ty = checker.check(condition);
-                if !Type::Bool.accepts(&ty) {
-                    checker.no_overload(condition, operators::CONDITIONAL, false, &[ty, Type::Dyn, Type::Dyn]);
-                }
-            }
-        };
-        accumulator = match &l.step {
+        let (filter, next) = match &l.step {
             Step::Next(next) => {
                 let next = self.check(next);
-                accumulator.join(&next).unwrap_or(next)
+                (&None, accumulator.join(&next).unwrap_or(next))
             }
-            Step::Append(condition, element) => {
-                filter(self, condition);
-                Type::list(self.check(element))
-            }
-            Step::Insert(condition, _, value) => {
-                filter(self, condition);
-                Type::map(key, self.check(value))
-            }
-            Step::Merge(condition, map) => {
-                filter(self, condition);
-                self.check(map)
-            }
+            Step::Append(filter, element) => (filter, Type::list(self.check(element))),
+            Step::Insert(filter, _, value) => (filter, Type::map(key, self.check(value))),
+            Step::Merge(filter, map) => (filter, self.check(map)),
         };
+        let accumulator = next;
+        if let Some(filter) = filter {
+            let ty = self.check(filter);
+            if !Type::Bool.accepts(&ty) {
+                let operands = [ty, accumulator.clone(), accumulator.clone()];
+                self.no_overload(node, operators::CONDITIONAL, false, &operands);
+            }
+        }
         if let Some(held) = self.scope.last_mut() {
             held.1 = accumulator;
         }

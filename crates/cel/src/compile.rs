@@ -131,10 +131,13 @@ impl Env {
                 Err(error) => Err(internal(source, &error.to_string())),
             }
         });
-        let (root, mut errors) = parsed?;
+        let (root, mut errors, late) = parsed?;
         let mut checker = Checker::new(self);
         let output = checker.check(&root);
         errors.extend(checker.errors);
+        if errors.is_empty() {
+            errors = late;
+        }
         if !errors.is_empty() {
             errors.sort();
             errors.dedup();
@@ -178,7 +181,8 @@ fn internal(source: &str, why: &str) -> CompileError {
     CompileError { issues: vec![Issue { line: 0, column: 0, message: why.to_owned() }], text: source.to_owned() }
 }
 
-fn parse(source: &str, dotted: &[String], patches: bool) -> Result<(Node, Vec<At>), CompileError> {
+/// The tree, what is wrong, and what is wrong with literals.
+fn parse(source: &str, dotted: &[String], patches: bool) -> Result<(Node, Vec<At>, Vec<At>), CompileError> {
     let parser = Parser::new().max_recursion_depth(MAX_DEPTH).enable_optional_syntax(true);
     let (expr, info): (_, SourceInfo) = parser.parse_with_source_info(source).map_err(|errors| {
         if errors.errors.iter().any(|error| error.msg.contains("Recursion limit of")) {
@@ -191,12 +195,12 @@ fn parse(source: &str, dotted: &[String], patches: bool) -> Result<(Node, Vec<At
         };
         CompileError { issues: errors.errors.into_iter().map(issue).collect(), text: source.to_owned() }
     })?;
-    let mut lowering = Lowering { source: &info, dotted, patches, errors: Vec::new() };
+    let mut lowering = Lowering { source: &info, dotted, patches, errors: Vec::new(), late: Vec::new() };
     let root = lowering.node(expr);
     if root.levels() > MAX_LEVELS {
         return Err(internal(source, "max recursion depth exceeded"));
     }
-    Ok((root, lowering.errors))
+    Ok((root, lowering.errors, lowering.late))
 }
 
 fn issue(source: &str, (at, message): &At) -> Issue {

@@ -169,6 +169,13 @@ where
             }
             Kind::Loop(l) => self.comprehension(l),
             Kind::OptionalMap(map) => self.optional_map(map),
+            Kind::Bind(bind) => {
+                let value = self.eval(&bind.value)?;
+                self.scope.push((&bind.var, Ok(value)));
+                let body = self.eval(&bind.body);
+                self.scope.pop();
+                body
+            }
         }
     }
 

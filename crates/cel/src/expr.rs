@@ -34,6 +34,7 @@ impl Node {
                 let rest = [&l.range, &l.init, &l.result];
                 most(&mut rest.into_iter().chain(&l.condition).chain(step.into_iter().flatten()))
             }
+            Kind::Bind(bind) => bind.value.levels().max(bind.body.levels()),
             Kind::OptionalMap(map) => map.operand.levels().max(map.body.levels()),
         }
     }
@@ -61,6 +62,7 @@ pub(crate) enum Kind {
     Struct(String, Vec<(String, Node, bool)>),
     Loop(Box<Loop>),
     OptionalMap(Box<OptionalMap>),
+    Bind(Box<Bind>),
 }
 
 #[derive(Clone, Debug)]
@@ -108,4 +110,12 @@ pub(crate) struct OptionalMap {
     pub body: Node,
     /// Whether the body is an optional itself.
     pub flat: bool,
+}
+
+/// A value with a name, for the macros that use it more than once.
+#[derive(Clone, Debug)]
+pub(crate) struct Bind {
+    pub var: String,
+    pub value: Node,
+    pub body: Node,
 }

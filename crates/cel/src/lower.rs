@@ -2,7 +2,7 @@
 use crate::expr::{Call, Kind, Loop, Node, Step};
 use crate::functions;
 use crate::macros;
-use crate::signatures::is_namespaced;
+use crate::signatures::{is_known, is_namespaced};
 use crate::value::{Text, Value};
 use cel::common::ast::{
     CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedEntryExpr, IdedExpr, LiteralValue, SelectExpr, SourceInfo,
@@ -21,6 +21,8 @@ pub(crate) struct Lowering<'a> {
     /// Whether `jsonpatch.…` are functions.
     pub patches: bool,
     pub errors: Vec<At>,
+    /// What is wrong with literals, which matters only if nothing else is wrong.
+    pub late: Vec<At>,
 }
 
 impl Lowering<'_> {
@@ -94,15 +96,15 @@ impl Lowering<'_> {
                 }
                 _ => None,
             };
-            if let Some(function) = namespaced {
+            if let Some(function) = namespaced.filter(|function| is_known(function)) {
                 let args = args.into_iter().map(|arg| self.node(arg)).collect();
-                return self.function(at, function, false, args);
+                return self.function(function, false, args);
             }
             return match macros::expand(self, at, &func_name, *target, args) {
                 macros::Expanded::Kind(kind) => kind,
                 macros::Expanded::No(target, args) => {
                     let nodes = std::iter::once(target).chain(args).map(|arg| self.node(arg)).collect();
-                    self.function(at, func_name, true, nodes)
+                    self.function(func_name, true, nodes)
                 }
             };
         }
@@ -123,22 +125,36 @@ impl Lowering<'_> {
                     }
                 }
             }
-            _ => self.function(at, func_name, false, nodes),
+            _ => self.function(func_name, false, nodes),
         }
     }
 
-    fn function(&mut self, at: u32, function: String, member: bool, args: Vec<Node>) -> Kind {
+    fn function(&mut self, function: String, member: bool, args: Vec<Node>) -> Kind {
+        self.literal(&function, &args);
         let mut regex = None;
         if let ("matches" | "find" | "findAll", Some(Kind::Literal(Value::String(pattern)))) =
             (function.as_str(), args.get(1).map(|arg| &arg.kind))
         {
             match Regex::new(pattern) {
                 Ok(compiled) => regex = Some(Arc::new(compiled)),
-                Err(error) => self.errors.push((at, format!("invalid {function} argument: {error}"))),
+                Err(_) => self.late.push((args[1].at, format!("invalid {function} argument"))),
             }
         }
         let builtin = functions::find(&function);
         Kind::Call(Box::new(Call { function, member, args, builtin, regex }))
+    }
+
+    /// Judges a text from which a time is made.
+    fn literal(&mut self, function: &str, args: &[Node]) {
+        let [Node { at, kind: Kind::Literal(Value::String(text)) }] = args else { return };
+        let good = match function {
+            "timestamp" => text.parse::<jiff::Timestamp>().is_ok(),
+            "duration" => functions::time::parse_duration(text).is_some(),
+            _ => true,
+        };
+        if !good {
+            self.late.push((*at, format!("invalid {function} argument")));
+        }
     }
 
     fn comprehension(&mut self, c: ComprehensionExpr) -> Kind {

@@ -1,12 +1,14 @@
 //! Macros that the parser leaves: two-variable comprehensions and the optional ones.
 // upstream: cel-go ext, TwoVarComprehensions; cel, OptionalTypes
-use crate::expr::{Call, Kind, Loop, Node, OptionalMap, Step};
+use crate::expr::{Bind, Call, Kind, Loop, Node, OptionalMap, Step};
 use crate::functions;
 use crate::lower::Lowering;
 use crate::value::Value;
 use cel::common::ast::{Expr, IdedExpr, operators};
 
 const ACCUMULATOR: &str = "@result";
+/// The list that is being sorted.
+const SORTED: &str = "@__sortBy_input__";
 
 pub(crate) enum Expanded {
     Kind(Kind),
@@ -21,29 +23,46 @@ pub(crate) fn expand(
     target: IdedExpr,
     args: Vec<IdedExpr>,
 ) -> Expanded {
-    let names = |args: &[IdedExpr], n: usize| -> Option<Vec<String>> {
+    let names = |args: &[IdedExpr], n: usize| -> Result<Vec<String>, u64> {
         let names = args.iter().take(n).map(|arg| match &arg.expr {
-            Expr::Ident(name) => Some(name.clone()),
-            _ => None,
+            Expr::Ident(name) => Ok(name.clone()),
+            _ => Err(arg.id),
         });
         names.collect()
     };
     let wanted = match (name, args.len()) {
-        ("optMap" | "optFlatMap", 2) => 1,
+        ("optMap" | "optFlatMap" | "sortBy", 2) => 1,
         ("all" | "exists" | "existsOne" | "exists_one" | "transformList" | "transformMap" | "transformMapEntry", 3) => {
             2
         }
         ("transformList" | "transformMap" | "transformMapEntry", 4) => 2,
         _ => return Expanded::No(target, args),
     };
-    let Some(names) = names(&args, wanted) else {
-        lowering.errors.push((at, "argument must be a simple name".to_owned()));
-        return Expanded::Kind(Kind::Literal(Value::Null));
+    let nothing = Expanded::Kind(Kind::Literal(Value::Null));
+    if name == "sortBy" && matches!(target.expr, Expr::Literal(_) | Expr::Map(_) | Expr::Struct(_)) {
+        let why = "sortBy can only be applied to a list, identifier, comprehension, call or select expression";
+        lowering.errors.push((lowering.at(target.id), why.to_owned()));
+        return nothing;
+    }
+    let names = match names(&args, wanted) {
+        Ok(names) => names,
+        Err(wrong) => {
+            let why = match name {
+                "optMap" | "optFlatMap" => format!("{name}() variable name must be a simple identifier"),
+                "sortBy" => "argument is not an identifier".to_owned(),
+                _ => "argument must be a simple name".to_owned(),
+            };
+            lowering.errors.push((lowering.at(wrong), why));
+            return nothing;
+        }
     };
     let mut bodies: Vec<Node> = args.into_iter().skip(wanted).map(|arg| lowering.node(arg)).collect();
     let operand = lowering.node(target);
-    let Some(body) = bodies.pop() else { return Expanded::Kind(Kind::Literal(Value::Null)) };
-    let [var, rest @ ..] = names.as_slice() else { return Expanded::Kind(Kind::Literal(Value::Null)) };
+    let Some(body) = bodies.pop() else { return nothing };
+    let [var, rest @ ..] = names.as_slice() else { return nothing };
+    if name == "sortBy" {
+        return Expanded::Kind(sort_by(at, operand, var, body));
+    }
     let Some(var2) = rest.first() else {
         let flat = name == "optFlatMap";
         return Expanded::Kind(Kind::OptionalMap(Box::new(OptionalMap { operand, var: var.clone(), body, flat })));
@@ -95,4 +114,30 @@ pub(crate) fn expand(
         step,
         result,
     })))
+}
+
+/// The list is bound, for it is sorted by the keys that are made of it.
+fn sort_by(at: u32, list: Node, var: &str, key: Node) -> Kind {
+    let node = |kind| Node { at, kind };
+    let list_again = || node(Kind::Ident(SORTED.to_owned()));
+    let keys = Kind::Loop(Box::new(Loop {
+        range: list_again(),
+        var: var.to_owned(),
+        var2: None,
+        accumulator: ACCUMULATOR.to_owned(),
+        init: node(Kind::List(Vec::new())),
+        condition: None,
+        step: Step::Append(None, key),
+        result: node(Kind::Ident(ACCUMULATOR.to_owned())),
+    }));
+    let function = "@sortByAssociatedKeys";
+    let call = Call {
+        function: function.to_owned(),
+        member: true,
+        args: vec![list_again(), node(keys)],
+        builtin: functions::find(function),
+        regex: None,
+    };
+    let body = node(Kind::Call(Box::new(call)));
+    Kind::Bind(Box::new(Bind { var: SORTED.to_owned(), value: list, body }))
 }

@@ -66,6 +66,7 @@ max .(list<int>)int .(list<uint>)uint .(list<double>)double .(list<bool>)bool .(
 slice .(list<A>,int,int)list<A>
 flatten .(list<list<A>>)list<A> .(list<dyn>,int)list<dyn>
 sort .(list<int>)list<int> .(list<uint>)list<uint> .(list<double>)list<double> .(list<bool>)list<bool> .(list<duration>)list<duration> .(list<timestamp>)list<timestamp> .(list<string>)list<string> .(list<bytes>)list<bytes>
+@sortByAssociatedKeys .(list<A>,list<int>)list<A> .(list<A>,list<uint>)list<A> .(list<A>,list<double>)list<A> .(list<A>,list<bool>)list<A> .(list<A>,list<duration>)list<A> .(list<A>,list<timestamp>)list<A> .(list<A>,list<string>)list<A> .(list<A>,list<bytes>)list<A>
 distinct .(list<A>)list<A>
 reverse .(list<A>)list<A>
 first .(list<A>)optional<A>

@@ -106,6 +106,20 @@ impl PartialEq for ObjectType {
 }
 
 impl Type {
+    /// The type's name in CEL, where [`fmt::Display`] shows the short forms of messages.
+    // upstream: cel-go common/types, Type.String
+    pub fn full_name(&self) -> String {
+        match self {
+            Type::Null => "null_type".to_owned(),
+            Type::Timestamp => "google.protobuf.Timestamp".to_owned(),
+            Type::Duration => "google.protobuf.Duration".to_owned(),
+            Type::List(of) => format!("list({})", of.element.full_name()),
+            Type::Map(of) => format!("map({}, {})", of.0.full_name(), of.1.full_name()),
+            Type::Optional(of) => format!("optional_type({})", of.full_name()),
+            plain => plain.to_string(),
+        }
+    }
+
     /// The type as variables of a policy have it: of objects and of what the libraries know, nothing is kept.
     // upstream: apiserver pkg/admission/plugin/cel/composition.go, convertCelTypeToDeclType
     pub fn of_variable(&self) -> Type {

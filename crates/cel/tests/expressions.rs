@@ -50,6 +50,36 @@ fn arithmetic_and_comparison_follow_the_language() {
 }
 
 #[test]
+fn lists_are_sorted_by_keys() {
+    holds("[{'a': 2}, {'a': 1}].sortBy(e, e.a)[0].a == 1 && [1, 2].sortBy(e, -e) == [2, 1]");
+    holds("['bb', 'a', 'cc'].sortBy(e, e.size()) == ['a', 'bb', 'cc'] && [].sortBy(e, e) == []");
+    assert_eq!(
+        eval("'abc'.sortBy(e, e)").unwrap_err().lines().next().unwrap(),
+        "ERROR: <input>:1:1: sortBy can only be applied to a list, identifier, comprehension, call or select expression"
+    );
+}
+
+#[test]
+fn what_is_wrong_is_told_as_upstream_tells_it() {
+    for (source, first) in [
+        ("[1,2].filter(x, x)", "1:13: found no matching overload for '_?_:_' applied to '(int, list(int), list(int))'"),
+        ("[1,2].all(x, x)", "1:14: expected type 'bool' but found 'int'"),
+        ("true || 'a'", "1:9: expected type 'bool' but found 'string'"),
+        ("'abc'.matches('[')", "1:15: invalid matches argument"),
+        ("timestamp('x') == timestamp('y')", "1:11: invalid timestamp argument"),
+        ("duration('1x') == duration('1s')", "1:10: invalid duration argument"),
+        ("optional.of(1).optMap(1, 2)", "1:23: optMap() variable name must be a simple identifier"),
+        ("sets.nope([1])", "1:1: undeclared reference to 'sets' (in container '')"),
+        ("[1].sortBy(1, 2)", "1:12: argument is not an identifier"),
+        ("[1, 'a'].flatten()", "1:5: expected type 'int' but found 'string'"),
+    ] {
+        assert_eq!(eval(source).unwrap_err().lines().next().unwrap(), format!("ERROR: <input>:{first}"), "{source}");
+    }
+    // Literals are looked at when nothing else is wrong.
+    assert!(eval("'abc'.matches('[') && 1").unwrap_err().starts_with("ERROR: <input>:1:23: expected type 'bool'"));
+}
+
+#[test]
 fn errors_are_absorbed_where_the_other_side_decides() {
     holds("1 / 0 == 1 || true");
     holds("!(1 / 0 == 1 && false)");
@@ -133,7 +163,7 @@ fn what_does_not_compile_says_why_as_upstream_does() {
     assert!(error("quantity('1').sign() == 1").contains("'sign' applied to 'kubernetes.Quantity.()'"));
     assert!(error("[1, 'a'] == []").contains("expected type 'int' but found 'string'"));
     assert!(error("n.x == 1").contains("type 'int' does not support field selection"));
-    assert!(error("n == 1 || 2").contains("'_||_' applied to '(bool, int)'"));
+    assert!(error("n == 1 || 2").contains("expected type 'bool' but found 'int'"));
     assert!(error("object.x ==").contains("Syntax error"));
     assert!(error("'a'.matches('(')").contains("invalid matches argument"));
     assert!(error("[1, 'a'] == []").contains("expected type 'int' but found 'string'"));

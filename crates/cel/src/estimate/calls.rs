@@ -75,6 +75,11 @@ fn lists_and_sets(function: &str, wanted: &[Type], target: Option<&Part<'_>>, ar
                 matches!(wanted.first(), Some(Type::List(of)) if matches!(of.element, Type::String | Type::Bytes));
             making(if of_texts { 2.0 + TEXT } else { 2.0 }, of(list).times(of(list)))
         }
+        ("@sortByAssociatedKeys", Some(_), [keys]) => {
+            let of_texts =
+                matches!(wanted.get(1), Some(Type::List(of)) if matches!(of.element, Type::String | Type::Bytes));
+            making(if of_texts { 2.0 + TEXT } else { 2.0 }, of(keys).times(of(keys)))
+        }
         ("sets.contains" | "sets.intersects", _, [a, b]) => Some(of(a).times(of(b)).plus(ONE).into()),
         ("sets.equivalent", _, [a, b]) => Some(of(a).times(of(b)).scaled(2.0).plus(ONE).into()),
         _ => None,

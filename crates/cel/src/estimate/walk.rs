@@ -2,7 +2,7 @@
 use super::Estimate;
 use super::path::Path;
 use crate::check::{Note, Notes};
-use crate::expr::{Call, Kind, Loop, Node, OptionalMap, Step};
+use crate::expr::{Bind, Call, Kind, Loop, Node, OptionalMap, Step};
 use crate::sizes::Sizes;
 use crate::types::Type;
 use crate::value::Value;
@@ -140,6 +140,7 @@ impl<'n> Walk<'n> {
             }
             Kind::Loop(l) => self.comprehension(l, ty),
             Kind::OptionalMap(map) => self.optional_map(map, ty),
+            Kind::Bind(bind) => self.bind(bind, ty),
         }
     }
 
@@ -253,6 +254,18 @@ impl<'n> Walk<'n> {
         part.cost = given.plus(own);
         part.size = result;
         part
+    }
+
+    /// A comprehension over an empty list binds the variable.
+    fn bind(&mut self, bind: &'n Bind, ty: Type) -> Part<'n> {
+        let value = self.measured(&bind.value);
+        let entry = self.entry(&value);
+        self.locals.push(Local { name: &bind.var, path: value.path, size: value.size, entry });
+        let mut body = self.node(&bind.body);
+        self.locals.pop();
+        let size = self.measure(&mut body);
+        let entry = self.entry(&body);
+        self.sized(Part { size, entry, ..Part::new(LIST.plus(value.cost).plus(body.cost), ty) })
     }
 
     fn optional_map(&mut self, map: &'n OptionalMap, ty: Type) -> Part<'n> {

@@ -46,6 +46,15 @@ pub(crate) fn find(name: &str) -> Option<Builtin> {
             sorted.sort_by(|a, b| compare(a, b).unwrap_or(Ordering::Equal));
             Ok(Value::list(sorted))
         },
+        "@sortByAssociatedKeys" => |args, _| {
+            let (list, keys) = two(args)?;
+            if keys.windows(2).any(|w| compare(&w[0], &w[1]).is_none()) {
+                return no_overload();
+            }
+            let mut keyed: Vec<_> = keys.into_iter().zip(list).collect();
+            keyed.sort_by(|(a, _), (b, _)| compare(a, b).unwrap_or(Ordering::Equal));
+            Ok(Value::list(keyed.into_iter().map(|(_, value)| value).collect()))
+        },
         "distinct" => |args, _| {
             let mut kept: Vec<Value<'_>> = Vec::new();
             for value in list(args)? {

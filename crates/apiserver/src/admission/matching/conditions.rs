@@ -272,13 +272,11 @@ impl Expression {
             if wanted.is_empty() || wanted.contains(output) {
                 return Ok(program);
             }
-            match wanted {
-                [one] => Err(format!("must evaluate to {one} but got {output}")),
-                several => {
-                    let several: Vec<String> = several.iter().map(ToString::to_string).collect();
-                    Err(format!("must evaluate to one of [{}] but got {output}", several.join(" ")))
-                }
-            }
+            let (wanted, output) = (wanted.iter().map(Type::full_name).collect::<Vec<_>>(), output.full_name());
+            Err(match wanted.as_slice() {
+                [one] => format!("must evaluate to {one} but got {output}"),
+                several => format!("must evaluate to one of [{}] but got {output}", several.join(" ")),
+            })
         });
         Expression { text: text.to_owned(), program }
     }

@@ -77,6 +77,11 @@ pub(crate) fn patch_type() -> Type {
     Type::object("JSONPatch", fields)
 }
 
+/// Adds the object that the variables of a policy are fields of; each is declared on its own.
+pub(crate) fn with_variables(env: Env) -> Env {
+    env.variable("variables", Type::object("kubernetes.variables", []))
+}
+
 /// What expressions of a mutation may construct.
 pub(crate) fn with_patch_types(env: Env) -> Env {
     env.constructible(object_type()).constructible(patch_type()).patching()
@@ -95,6 +100,7 @@ impl Environments {
         let params = spec.has("paramKind");
         let (mut full, mut messages) = (environment(params, true), environment(params, false));
         let conditions = full.clone();
+        (full, messages) = (with_variables(full), with_variables(messages));
         for variable in spec.items("variables") {
             let expression = Expression::compile(&full, variable.text("expression"), &[]);
             let output = expression.program.as_ref().map_or(Type::Dyn, |program| program.output().of_variable());

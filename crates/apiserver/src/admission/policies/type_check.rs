@@ -3,6 +3,7 @@
 // upstream: validating/typechecking.go, pkg/controller/validatingadmissionpolicystatus
 mod types;
 
+use super::definition::with_variables;
 use crate::admission::matching::conditions::environment;
 use crate::context::RequestContext;
 use crate::follow::follow;
@@ -116,6 +117,7 @@ fn typed_environment(spec: &Value, object: &Type, params: Option<&Type>) -> Env 
     if let Some(params) = params {
         env = env.variable("params", params.clone());
     }
+    env = with_variables(env);
     for variable in spec.items("variables") {
         let output =
             env.compile(variable.text("expression")).map_or(Type::Dyn, |program| program.output().of_variable());
