@@ -100,7 +100,9 @@ impl Environments {
         let params = spec.has("paramKind");
         let (mut full, mut messages) = (environment(params, true), environment(params, false));
         let conditions = full.clone();
-        (full, messages) = (with_variables(full), with_variables(messages));
+        if !spec.items("variables").is_empty() {
+            (full, messages) = (with_variables(full), with_variables(messages));
+        }
         for variable in spec.items("variables") {
             let expression = Expression::compile(&full, variable.text("expression"), &[]);
             let output = expression.program.as_ref().map_or(Type::Dyn, |program| program.output().of_variable());
