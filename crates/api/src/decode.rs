@@ -87,27 +87,63 @@ pub fn strict_bad_request(errors: &[String], kind: &str, version: &str, into_kin
 
 /// Decodes JSON text as an object of type `ty`.
 pub fn decode(json: &[u8], ty: &'static Type) -> Result<Decoded, DecodeError> {
-    let context = Context::default();
-    let mut deserializer = serde_json::Deserializer::from_slice(json);
-    let result = visitor::root(&context, ty).deserialize(&mut deserializer);
-    let result = result.and_then(|value| deserializer.end().map(|()| value));
-    finish(context, result.map_err(|e| e.to_string()), json)
+    decode_json(json, |context, deserializer| visitor::root(context, ty).deserialize(deserializer))
+}
+
+/// Decodes JSON text; again without what only Go lets pass if it is such text.
+fn decode_json(
+    json: &[u8],
+    walk: impl Fn(&Context, &mut JsonReader<'_>) -> Result<Value, serde_json::Error>,
+) -> Result<Decoded, DecodeError> {
+    let once = |json: &[u8]| {
+        let context = Context::default();
+        let mut deserializer = serde_json::Deserializer::from_slice(json);
+        let result = walk(&context, &mut deserializer);
+        (context, result.and_then(|value| deserializer.end().map(|()| value)))
+    };
+    let (context, result) = once(json);
+    match result {
+        Err(_) if context.error.borrow().is_none() && text::malformed(json).is_none() => {
+            let (context, result) = once(&text::mended(json));
+            finish(context, result.map_err(|e| e.to_string()), json)
+        }
+        result => finish(context, result.map_err(|e| e.to_string()), json),
+    }
 }
 
 /// Decodes a dynamic value as an object of type `ty`.
 pub fn decode_value(value: Value, ty: &'static Type) -> Result<Decoded, DecodeError> {
-    let context = Context::default();
+    value_in(Words::Json, value, ty)
+}
+
+/// The same for what a strategic merge patch made, which Go does not read as JSON: it complains in other words and takes
+/// numbers more freely.
+// upstream: apimachinery pkg/runtime/converter.go, FromUnstructuredWithValidation
+pub fn decode_unstructured(value: Value, ty: &'static Type) -> Result<Decoded, DecodeError> {
+    value_in(Words::Unstructured, value, ty)
+}
+
+fn value_in(words: Words, value: Value, ty: &'static Type) -> Result<Decoded, DecodeError> {
+    let context = Context { words, ..Context::default() };
     let result = visitor::root(&context, ty).deserialize(value).map_err(|e| e.to_string());
     finish(context, result, b"null")
 }
 
+/// Reads JSON of any form as Go does, with Go's complaint about it.
+pub fn parse(json: &[u8]) -> Result<Value, String> {
+    let error = match serde_json::from_slice(json) {
+        Ok(value) => return Ok(value),
+        Err(error) => error,
+    };
+    match text::malformed(json) {
+        Some(complaint) => Err(complaint),
+        None => serde_json::from_slice(&text::mended(json)).map_err(|_| error.to_string()),
+    }
+}
+
 /// Decodes JSON text of any form, noting duplicate fields.
 pub fn decode_untyped(json: &[u8]) -> Result<Decoded, DecodeError> {
-    let context = Context::default();
-    let mut deserializer = serde_json::Deserializer::from_slice(json);
-    let result = visitor::untyped(&context).deserialize(&mut deserializer);
-    let result = result.and_then(|value| deserializer.end().map(|()| value));
-    finish(context, result.map_err(|e| e.to_string()), json)
+    decode_json(json, |context, deserializer| visitor::untyped(context).deserialize(deserializer))
 }
 
 fn finish(context: Context, result: Result<Value, String>, json: &[u8]) -> Result<Decoded, DecodeError> {
@@ -122,9 +158,22 @@ pub fn go_json_error(json: &[u8], error: &serde_json::Error) -> String {
     text::malformed(json).unwrap_or_else(|| error.to_string())
 }
 
+type JsonReader<'a> = serde_json::Deserializer<serde_json::de::SliceRead<'a>>;
+
+/// How Go complains of values of a wrong type.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Words {
+    /// As `encoding/json` does.
+    #[default]
+    Json,
+    /// As apimachinery's converter of unstructured values does.
+    Unstructured,
+}
+
 /// What decoding finds besides the value.
 #[derive(Default)]
 struct Context {
+    words: Words,
     strict_errors: RefCell<Vec<String>>,
     /// The first error that is not one of JSON's form.
     error: RefCell<Option<String>>,
@@ -225,6 +274,49 @@ mod tests {
             error(r#"{"spec": {"template": {"spec": {"containers": [{"resources": {"limits": {"cpu": "x"}}}]}}}}"#),
             "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
         );
+    }
+
+    #[test]
+    fn fields_of_embedded_structs_are_named_with_them() {
+        let policy = lookup("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicy").unwrap();
+        let error = decode(br#"{"spec": {"matchConstraints": {"resourceRules": [{"apiGroups": {}}]}}}"#, policy);
+        assert_eq!(
+            error.unwrap_err().0,
+            "json: cannot unmarshal object into Go struct field \
+             NamedRuleWithOperations.spec.matchConstraints.resourceRules.RuleWithOperations.Rule.apiGroups of type []string"
+        );
+    }
+
+    #[test]
+    fn values_of_wrong_types_in_patches_are_refused_in_the_converters_words() {
+        let error = |value: Value| {
+            decode_unstructured(value, lookup("apps", "v1", "Deployment").unwrap())
+                .map_err(|error| error.0)
+                .unwrap_err()
+        };
+        for (value, text) in [
+            (json!({"metadata": 7}), "cannot restore struct from: int64"),
+            (json!({"metadata": {"labels": "x"}}), "cannot restore map from string"),
+            (json!({"metadata": {"finalizers": {}}}), "cannot restore slice from map"),
+            (json!({"metadata": {"name": 1}}), "cannot convert int64 to string"),
+            (json!({"metadata": {"name": true}}), "unrecognized type: string"),
+            (json!({"spec": {"replicas": "1"}}), "unrecognized type: int32"),
+            (json!({"spec": {"replicas": 1.5}}), "cannot convert float64 to int32"),
+            (json!({"spec": {"paused": []}}), "unrecognized type: bool"),
+        ] {
+            assert_eq!(error(value), text);
+        }
+        let whole = json!({"spec": {"replicas": 2.0}});
+        let decoded = decode_unstructured(whole, lookup("apps", "v1", "Deployment").unwrap()).unwrap();
+        assert_eq!(decoded.value["spec"]["replicas"], 2);
+    }
+
+    #[test]
+    fn half_of_a_surrogate_pair_is_taken_as_an_unknown_character() {
+        let decoded = deployment(r#"{"metadata": {"name": "\ud800x"}}"#).unwrap();
+        assert_eq!(decoded.value["metadata"]["name"], "\u{fffd}x");
+        assert_eq!(parse(br#"["\ud83d\ude00", "\udc00\\ud800"]"#), Ok(json!(["\u{1f600}", "\u{fffd}\\ud800"])));
+        assert_eq!(parse(b"\xef\xbb\xbf{}"), Err("invalid character '\u{ef}' looking for beginning of value".into()));
     }
 
     #[test]

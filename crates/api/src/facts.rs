@@ -239,6 +239,18 @@ impl Type {
             .expect("a test finds it in the embedded table")
     }
 
+    /// The Go structs, one in the other, in which this one embeds the field named `name`; empty for its own fields.
+    pub fn embedding(&self, name: &str) -> Vec<&'static str> {
+        let inlined = self.members.iter().filter_map(|member| match member {
+            Member::Inline(_, id) => Some(id.get()),
+            Member::Field(_) => None,
+        });
+        match inlined.into_iter().find(|ty| ty.has_field(name)) {
+            Some(ty) => std::iter::once(ty.go_name()).chain(ty.embedding(name)).collect(),
+            None => Vec::new(),
+        }
+    }
+
     /// The reference to this type.
     pub fn id(&self) -> TypeId {
         self.id

@@ -50,7 +50,7 @@ pub struct Column {
     pub format: &'static str,
     /// 0: always shown; above: only in wide output.
     pub priority: i32,
-    /// The field that describes the column, as `api.core.v1.PodStatus.podIP`; empty: none.
+    /// The field that describes the column, as `api.core.v1.PodStatus.podIP`, or its own description after `= `; empty: none.
     source: &'static str,
 }
 
@@ -79,7 +79,7 @@ pub fn custom_table(
     let now = Timestamp::now();
     let row = |object: &Value| carrying(columns.cells(object, now), object, include).into();
     let description = DESCRIPTIONS.get("apimachinery.pkg.apis.meta.v1.ObjectMeta.name").map_or("", String::as_str);
-    table(headers.then(|| columns.definitions(description)), objects.iter().map(row).collect(), metadata)
+    table(headers.then(|| columns.definitions(description)), objects.iter().map(row).collect::<Vec<Value>>(), metadata)
 }
 
 /// A row of `cells` with as much of the object as is asked for.
@@ -107,7 +107,8 @@ impl Printer {
     /// `columnDefinitions` of the Table.
     pub fn column_definitions(&self) -> Value {
         let definition = |c: &Column| {
-            let description = DESCRIPTIONS.get(c.source).map_or("", String::as_str);
+            let of_field = || DESCRIPTIONS.get(c.source).map_or("", String::as_str);
+            let description = c.source.strip_prefix("= ").unwrap_or_else(of_field);
             json!({
                 "name": c.name, "type": c.type_, "format": c.format, "description": description, "priority": c.priority,
             })
@@ -136,9 +137,14 @@ pub fn partial_object_metadata(object: &Value) -> Value {
     json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
 }
 
+/// A Table without rows for a kind; upstream writes `null` for kinds without columns of their own.
+pub fn no_rows(printer: &Printer) -> Value {
+    if columns::is_default(printer.columns) { Value::Null } else { json!([]) }
+}
+
 /// A Table of `rows`. `metadata` is that of the list (or the `resourceVersion` of the single object); without
 /// `column_definitions` (`noHeaders`, or a later event of a watch) clients keep those that they know.
-pub fn table(column_definitions: Option<Value>, rows: Vec<Value>, metadata: Value) -> Value {
+pub fn table(column_definitions: Option<Value>, rows: impl Into<Value>, metadata: Value) -> Value {
     let mut table = Map::new();
     table.insert("kind".into(), "Table".into());
     table.insert("apiVersion".into(), "meta.k8s.io/v1".into());

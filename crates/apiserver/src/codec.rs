@@ -11,10 +11,11 @@ use pintle_api::decode::{self, DecodeError, Decoded, strict_bad_request};
 use pintle_api::facts::{self, Type};
 use pintle_api::field::{FieldError, Path, go_quote};
 use pintle_api::meta::ObjectExt;
+use pintle_api::patch::strategic::go_map;
 use pintle_api::protobuf::{self, ProtobufError};
 use pintle_api::scheme::{GroupKind, Resource, split_api_version};
 use pintle_api::status::ApiError;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// The largest body that is read. upstream: MaxRequestBodyBytes.
 pub const BODY_LIMIT: usize = 3 << 20;
@@ -65,11 +66,8 @@ pub async fn read_object(headers: &HeaderMap, body: RequestBody) -> Result<Value
 pub fn decode(content_type: &str, bytes: &[u8]) -> Result<Value, ApiError> {
     let mut object = match content_type {
         JSON | YAML if bytes.is_empty() => return Ok(Value::Null),
-        JSON => serde_json::from_slice(bytes).map_err(|error| undecodable("json", &error))?,
-        YAML => {
-            let text = std::str::from_utf8(bytes).map_err(|error| undecodable("yaml", &error))?;
-            serde_saphyr::from_str(text).map_err(|error| undecodable("yaml", &error))?
-        }
+        JSON => decode::parse(bytes).map_err(|error| undecodable("json", &error))?,
+        YAML => yaml(bytes).map_err(|error| undecodable("yaml", &error))?.value,
         PROTOBUF if bytes.is_empty() => return Ok(Value::Null),
         PROTOBUF => return decode_protobuf(bytes, ("", "")),
         _ => return Err(ApiError::unsupported_media_type(&ACCEPTED)),
@@ -100,6 +98,44 @@ fn decode_protobuf(bytes: &[u8], default: (&str, &str)) -> Result<Value, ApiErro
     object["apiVersion"] = api_version.into();
     object["kind"] = kind.into();
     Ok(object)
+}
+
+/// Reads YAML as Go does: of keys that are there twice the last counts, which is told as a strict error.
+pub(crate) fn yaml(bytes: &[u8]) -> Result<Decoded, String> {
+    let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
+    let twice = match serde_saphyr::from_str(text) {
+        Ok(value) => return Ok(Decoded { value, strict_errors: Vec::new() }),
+        Err(error) => yaml_error(&error),
+    };
+    let options = serde_saphyr::options! { duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins };
+    match serde_saphyr::from_str_with_options(text, options) {
+        Ok(value) => Ok(Decoded { value, strict_errors: vec![twice] }),
+        Err(error) => Err(yaml_error(&error)),
+    }
+}
+
+/// What is wrong with YAML, in the words of Go's parser where ours are near to them.
+// upstream: go.yaml.in/yaml/v2, decode.go and scannerc.go
+pub(crate) fn yaml_error(error: &serde_saphyr::Error) -> String {
+    use serde_saphyr::Error;
+    let plain = error.without_snippet();
+    if let Error::DuplicateMappingKey { key: Some(key), location } = plain {
+        let line = location.line();
+        return format!("yaml: unmarshal errors:\n  line {line}: key {} already set in map", go_quote(key));
+    }
+    let text = plain.to_string();
+    let (what, place) = text.rsplit_once(" at line ").unwrap_or((&text, ""));
+    let what = match what {
+        what if what.starts_with("tabs disallowed") => "found character that cannot start any token",
+        what if what.starts_with("unclosed bracket") => "did not find expected node content",
+        what if what.contains("surrogate") => "found invalid Unicode character escape code",
+        what => what,
+    };
+    // Go tells no line of the first one.
+    match place.split(',').next().and_then(|line| line.parse::<u64>().ok()) {
+        Some(line) if line > 1 => format!("yaml: line {line}: {what}"),
+        _ => format!("yaml: {what}"),
+    }
 }
 
 fn undecodable(encoding: &str, error: &dyn std::fmt::Display) -> ApiError {
@@ -166,16 +202,28 @@ pub fn decode_typed(
             Ok(Decoded { value, strict_errors: Vec::new() })
         }
         _ => {
-            let value = decode(content_type, bytes)?;
-            check_type(&value, resource)?;
+            if content_type != YAML {
+                return Err(ApiError::unsupported_media_type(&ACCEPTED));
+            }
+            let malformed = |error: String| decode::unrecognized(bytes, &resource.kind, &error);
+            let Decoded { mut value, strict_errors } = yaml(bytes).map_err(malformed)?;
+            check_type(&value, resource, bytes)?;
+            decode::drop_nulls(&mut value);
             match typed {
-                Some(ty) => decode::decode_value(value, ty),
-                None => Ok(Decoded { value, strict_errors: Vec::new() }),
+                Some(ty) => decode::decode_value(value, ty).map(|mut decoded| {
+                    decoded.strict_errors.splice(0..0, strict_errors);
+                    decoded
+                }),
+                None => Ok(Decoded { value, strict_errors }),
             }
         }
     };
-    let decoded = decoded.map_err(|error| explain(&error, resource, bytes))?;
-    check_type(&decoded.value, resource)?;
+    let mut decoded = decoded.map_err(|error| explain(&error, resource, bytes))?;
+    if decoded.value.is_null() {
+        // Go leaves an object as it is where the text is null.
+        decoded.value = typed.map_or_else(|| Value::Object(Map::new()), decode::zero);
+    }
+    check_type(&decoded.value, resource, bytes)?;
     validation.judge(cx, resource, &decoded.strict_errors)?;
     Ok(decoded.value)
 }
@@ -195,11 +243,7 @@ fn decode_custom(
 ) -> Result<Value, ApiError> {
     let decoded = match content_type {
         JSON => decode::decode_untyped(bytes),
-        YAML => {
-            let text = std::str::from_utf8(bytes).map_err(|error| undecodable("yaml", &error))?;
-            let value = serde_saphyr::from_str(text).map_err(|error| undecodable("yaml", &error))?;
-            Ok(Decoded { value, strict_errors: Vec::new() })
-        }
+        YAML => Ok(yaml(bytes).map_err(|error| undecodable("yaml", &error))?),
         PROTOBUF => Err(DecodeError(NO_PROTOBUF.to_owned())),
         _ => return Err(ApiError::unsupported_media_type(&ACCEPTED)),
     };
@@ -212,7 +256,7 @@ fn decode_custom(
     };
     let mut value = decoded.value;
     if !value.is_object() {
-        check_type(&value, resource)?;
+        check_type(&value, resource, bytes)?;
     }
     if value.kind().is_empty() {
         let why = format!("Object 'Kind' is missing in '{}'", String::from_utf8_lossy(bytes));
@@ -264,16 +308,47 @@ fn whole_floats(value: &mut Value) {
     }
 }
 
+/// What made an object that is to be decoded anew.
+#[derive(Clone, Copy, Debug)]
+pub enum Made<'a> {
+    /// A JSON patch or merge patch.
+    ByPatch,
+    /// A strategic merge patch, this one.
+    ByStrategicPatch(&'a Value),
+    /// The configuration of a server-side apply.
+    ByApply,
+}
+
+impl Made<'_> {
+    /// The refusal of `object` for `why`.
+    // upstream: apiserver pkg/endpoints/handlers/patch.go, applyPatchToCurrentObject and applyPatchToObject
+    fn refuse(self, object: &Value, why: String) -> ApiError {
+        let shown = match self {
+            Made::ByApply => return ApiError::bad_request(why),
+            Made::ByPatch => object.to_string(),
+            Made::ByStrategicPatch(Value::Object(patch)) => go_map(patch),
+            Made::ByStrategicPatch(other) => other.to_string(),
+        };
+        let error = FieldError::invalid(&Path::root("patch"), shown, why);
+        ApiError::invalid(GroupKind { group: "", kind: "" }, "", &[error])
+    }
+}
+
 /// What a patch made, decoded as an object of `resource`.
 pub fn retype(
     cx: &RequestContext,
     resource: &Resource,
     validation: FieldValidation,
+    made: Made<'_>,
     value: Value,
 ) -> Result<Value, ApiError> {
-    if let Some((.., why)) = other_type(&value, resource) {
-        let error = FieldError::invalid(&Path::root("patch"), value.to_string(), why);
-        return Err(ApiError::invalid(GroupKind { group: "", kind: "" }, "", &[error]));
+    if !matches!(made, Made::ByStrategicPatch(_)) {
+        if let Some(why) = unreadable_type(&value) {
+            return Err(Made::ByPatch.refuse(&value, why));
+        }
+        if let Some((.., why)) = other_type(&value, resource) {
+            return Err(Made::ByPatch.refuse(&value, why));
+        }
     }
     if let Some(custom) = &resource.custom {
         let mut value = value;
@@ -281,39 +356,69 @@ pub fn retype(
         return Ok(value);
     }
     let Some(ty) = facts::lookup(&resource.group, &resource.version, &resource.kind) else { return Ok(value) };
-    let decoded = decode::decode_value(value, ty).map_err(|error| ApiError::bad_request(error.0))?;
+    let decoded = match made {
+        Made::ByStrategicPatch(_) => decode::decode_unstructured(value.clone(), ty),
+        _ => decode::decode_value(value.clone(), ty),
+    };
+    let decoded = decoded.map_err(|error| made.refuse(&value, error.0))?;
+    if validation == FieldValidation::Strict && !decoded.strict_errors.is_empty() && !matches!(made, Made::ByApply) {
+        return Err(made.refuse(&value, decode::strict_error_text(&decoded.strict_errors)));
+    }
     validation.judge(cx, resource, &decoded.strict_errors)?;
     Ok(decoded.value)
 }
 
 /// Why a body is no object of `resource`: it may be one of another kind.
 fn explain(error: &DecodeError, resource: &Resource, bytes: &[u8]) -> ApiError {
-    match serde_json::from_slice::<Value>(bytes) {
-        Err(syntax) => {
-            let why = decode::go_json_error(bytes, &syntax);
+    match decode::parse(bytes) {
+        Err(why) => {
             decode::unrecognized(bytes, &resource.kind, &format!("couldn't get version/kind; json parse error: {why}"))
         }
-        Ok(value) => match check_type(&value, resource) {
+        Ok(value) => match check_type(&value, resource, bytes) {
             Err(other) => other,
             Ok(()) => error.bad_request(&resource.kind, &resource.version, &resource.kind),
         },
     }
 }
 
-/// Refuses an object of another kind or version; either may be missing.
-fn check_type(object: &Value, resource: &Resource) -> Result<(), ApiError> {
+/// Why no kind and version can be read from an object.
+// upstream: apimachinery pkg/runtime/serializer/json/meta.go
+pub(crate) fn unreadable_type(object: &Value) -> Option<String> {
+    let kind_of = |value: &Value| match value {
+        Value::Array(_) => "array",
+        Value::String(_) => "string",
+        Value::Bool(_) => "bool",
+        Value::Object(_) => "object",
+        _ => "number",
+    };
+    let parse_error = |why: String| Some(format!("couldn't get version/kind; json parse error: json: {why}"));
+    if object.is_null() {
+        return None;
+    }
     if !object.is_object() {
-        let kind = match object {
-            Value::Array(_) => "array",
-            Value::String(_) => "string",
-            Value::Bool(_) => "bool",
-            _ => "number",
-        };
-        let why = format!(
-            "couldn't get version/kind; json parse error: json: cannot unmarshal {kind} into Go value of type struct {{ \
-             APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}"
-        );
-        return Err(decode::unrecognized(object.to_string().as_bytes(), &resource.kind, &why));
+        return parse_error(format!(
+            "cannot unmarshal {} into Go value of type struct {{ APIVersion string \
+             \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}",
+            kind_of(object)
+        ));
+    }
+    for field in ["apiVersion", "kind"] {
+        match object.get(field) {
+            None | Some(Value::String(_) | Value::Null) => {}
+            Some(other) => {
+                let kind = kind_of(other);
+                return parse_error(format!("cannot unmarshal {kind} into Go struct field .{field} of type string"));
+            }
+        }
+    }
+    let version = object.api_version();
+    (version.matches('/').count() > 1).then(|| format!("unexpected GroupVersion string: {version}"))
+}
+
+/// Refuses an object of another kind or version, read from `bytes`; either may be missing.
+fn check_type(object: &Value, resource: &Resource, bytes: &[u8]) -> Result<(), ApiError> {
+    if let Some(why) = unreadable_type(object) {
+        return Err(decode::unrecognized(bytes, &resource.kind, &why));
     }
     match other_type(object, resource) {
         None => Ok(()),

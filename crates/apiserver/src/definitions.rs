@@ -169,7 +169,7 @@ impl State {
         let cx = RequestContext::system();
         for (name, verdict) in verdicts {
             let Some(known) = self.known.get(name).filter(|known| verdict.changes(&known.definition)) else { continue };
-            let write = Write::internal(&cx, resource, "").subresource("status");
+            let write = Write::internal(&cx, resource, "").subresource("status").managed_by("kube-apiserver");
             let version = &known.definition.metadata;
             let change = |object: &mut serde_json::Value| {
                 let same = object["metadata"]["uid"] == version.uid.as_str()

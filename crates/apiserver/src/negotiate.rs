@@ -33,8 +33,12 @@ pub enum View {
     Whole,
     /// A `Table` with a row for each object.
     Table,
-    /// `PartialObjectMetadata`, or a list of it.
+    /// `PartialObjectMetadata`.
     Metadata,
+    /// A list of it.
+    MetadataList,
+    /// Aggregated discovery, which is no view of an object.
+    Discovery,
 }
 
 /// How an answer is to be written.
@@ -84,9 +88,25 @@ pub fn header<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
     headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
+/// What only watches are encoded as.
+const STREAMS: [&str; 2] = ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
+const NOT_ACCEPTABLE: &str = "406: Not Acceptable\n\nAvailable representations: ";
+
 /// No encoding that the client accepts can be given.
 pub(crate) fn not_acceptable() -> ApiError {
-    let text = format!("406: Not Acceptable\n\nAvailable representations: {}", ACCEPTED.join(", "));
+    no_representation(&ACCEPTED)
+}
+
+/// The same where the path is one that can be watched, as lists are.
+pub(crate) fn with_streams(error: ApiError) -> ApiError {
+    if !error.message.starts_with(NOT_ACCEPTABLE) {
+        return error;
+    }
+    no_representation(&[&ACCEPTED[..], &STREAMS[..]].concat())
+}
+
+fn no_representation(known: &[&str]) -> ApiError {
+    let text = format!("{NOT_ACCEPTABLE}{}", known.join(", "));
     let mut error = ApiError::new(406, Reason::NotAcceptable, text);
     error.details_mut();
     error
@@ -96,13 +116,15 @@ fn choose(accept: &str) -> Result<(Encoding, View), ApiError> {
     let mut clauses: Vec<(u32, &str)> = accept.split(',').map(|clause| (quality(clause), clause.trim())).collect();
     clauses.sort_by_key(|(quality, _)| std::cmp::Reverse(*quality));
     let chosen = clauses.iter().find_map(|(_, clause)| read_clause(clause));
-    // An encoding would do, but not the form that is asked for in it.
-    let encodes =
-        |clause: &str| clause.split(';').next().is_some_and(|media_type| encoding(media_type.trim()).is_some());
-    chosen.ok_or_else(|| {
-        let encodable = clauses.iter().any(|(_, clause)| encodes(clause));
-        if encodable { ApiError::not_acceptable(&ACCEPTED) } else { not_acceptable() }
-    })
+    // The route wants one of its own types, or any; which form of it comes after.
+    let encodes = |clause: &str| {
+        let media_type = clause.split(';').next().unwrap_or_default().trim();
+        media_type != "application/*" && encoding(media_type).is_some()
+    };
+    if !clauses.iter().any(|(_, clause)| encodes(clause)) {
+        return Err(not_acceptable());
+    }
+    chosen.ok_or_else(|| ApiError::not_acceptable(&ACCEPTED))
 }
 
 fn encoding(media_type: &str) -> Option<Encoding> {
@@ -129,6 +151,7 @@ fn read_clause(clause: &str) -> Option<(Encoding, View)> {
             "as" => kind = value,
             "v" => version = value,
             "g" => group = value,
+            "stream" if !value.is_empty() && (value != "watch" || encoding == Encoding::Yaml) => return None,
             _ => {}
         }
     }
@@ -136,9 +159,9 @@ fn read_clause(clause: &str) -> Option<(Encoding, View)> {
     let view = match kind {
         "" => View::Whole,
         "Table" if known => View::Table,
-        "PartialObjectMetadata" | "PartialObjectMetadataList" if known => View::Metadata,
-        // Discovery documents have their own `as`.
-        "APIGroupDiscoveryList" => View::Whole,
+        "PartialObjectMetadata" if known => View::Metadata,
+        "PartialObjectMetadataList" if known => View::MetadataList,
+        "APIGroupDiscoveryList" => View::Discovery,
         _ => return None,
     };
     // There is no protobuf form of a Table.
@@ -166,9 +189,11 @@ mod tests {
         assert_eq!(of("text/html,application/yaml;q=0.9,*/*;q=0.8"), Ok((Encoding::Yaml, View::Whole)));
         assert_eq!(
             of("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"),
-            Ok((Encoding::Json, View::Metadata))
+            Ok((Encoding::Json, View::MetadataList))
         );
         assert_eq!(of("text/html"), Err(406));
+        assert_eq!(of("application/*"), Err(406));
+        assert_eq!(of("application/json;stream=x"), Err(406));
     }
 
     #[test]

@@ -1,4 +1,5 @@
 //! The patch formats that PATCH takes. Start at [`Patch::parse`].
+use crate::codec::Made;
 use pintle_api::facts;
 use pintle_api::patch::{json_patch, merge_patch_checked, strategic};
 use pintle_api::scheme::Resource;
@@ -42,12 +43,22 @@ impl Patch {
                 return Err(error);
             }
         };
-        let malformed = |why: &str| ApiError::bad_request(format!("error decoding patch: {why}"));
-        let syntax = |error| malformed(&pintle_api::decode::go_json_error(bytes, &error));
-        let content: Value = serde_json::from_slice(bytes).map_err(syntax)?;
+        let malformed = |why: &str| match format {
+            Format::Strategic => ApiError::bad_request(why),
+            _ => ApiError::bad_request(format!("error decoding patch: {why}")),
+        };
+        let mut content = pintle_api::decode::parse(bytes).map_err(|why| malformed(&why))?;
+        if content.is_null() {
+            // Go leaves an empty patch as it is where the text is null; merge patches are read once more.
+            content = match format {
+                Format::Json => Value::Array(Vec::new()),
+                Format::Strategic => Value::Object(serde_json::Map::new()),
+                Format::Merge => return Err(ApiError::bad_request("Invalid JSON Patch")),
+            };
+        }
         let unfit = match format {
             Format::Json if !content.is_array() => Some("[]handlers.jsonPatchOp"),
-            Format::Merge if !content.is_object() => Some("map[string]interface {}"),
+            Format::Merge | Format::Strategic if !content.is_object() => Some("map[string]interface {}"),
             _ => None,
         };
         if let Some(wanted) = unfit {
@@ -61,6 +72,14 @@ impl Patch {
             return Err(malformed(&format!("json: cannot unmarshal {given} into Go value of type {wanted}")));
         }
         Ok(Patch { format, content })
+    }
+
+    /// What objects that [`Patch::apply`] returns are made by.
+    pub fn made(&self) -> Made<'_> {
+        match self.format {
+            Format::Json | Format::Merge => Made::ByPatch,
+            Format::Strategic => Made::ByStrategicPatch(&self.content),
+        }
     }
 
     /// What the patch makes of `old`.

@@ -14,7 +14,7 @@ use pintle_api::field::go_quote;
 use pintle_api::meta::ObjectExt;
 use pintle_api::protobuf::{self, ListEncoder};
 use pintle_api::scheme::Resource;
-use pintle_api::status::ApiError;
+use pintle_api::status::{ApiError, Reason};
 use pintle_api::table::{self, IncludeObject, partial_object_metadata};
 use pintle_store::Revision;
 use serde_json::{Value, json};
@@ -88,13 +88,30 @@ fn viewed(
     include: IncludeObject,
 ) -> Result<(Bytes, &'static str), ApiError> {
     match negotiation.view {
-        View::Whole => encode_object(value, negotiation),
+        View::Whole | View::Discovery => encode_object(value, negotiation),
         View::Metadata => encode_object(&partial_object_metadata(value), negotiation),
+        View::MetadataList => Err(other_form("PartialObjectMetadataList", "not a list", resource, &resource.kind)),
         View::Table => {
             let metadata = json!({ "resourceVersion": value.resource_version() });
             encode_object(&table_of(resource, std::slice::from_ref(value), metadata, include, true), negotiation)
         }
     }
+}
+
+/// The refusal of a form that does not fit what is shown.
+// upstream: apiserver pkg/endpoints/handlers/response.go
+fn other_form(form: &str, what: &str, resource: &Resource, kind: &str) -> ApiError {
+    let package = match resource.group.split('.').next() {
+        None | Some("") => "core",
+        Some(group) => group,
+    };
+    let go_type = match &resource.custom {
+        None => format!("*{package}.{kind}"),
+        Some(_) if kind == resource.kind => "*unstructured.Unstructured".to_owned(),
+        Some(_) => "*unstructured.UnstructuredList".to_owned(),
+    };
+    let text = format!("you requested {form}, but the requested object is {what} ({go_type})");
+    ApiError::new(406, Reason::NotAcceptable, text)
 }
 
 /// Answers with an object that is not one of a resource (a `Status`, a review, a document).
@@ -174,10 +191,11 @@ pub fn list(
     }
     let items = stored.iter().map(|bytes| registry.load(resource, bytes)).collect::<Result<Vec<Value>, _>>()?;
     let document = match negotiation.view {
-        View::Whole => json!({
+        View::Metadata => return Err(other_form("PartialObjectMetadata", "a list", resource, &resource.list_kind)),
+        View::Whole | View::Discovery => json!({
             "kind": resource.list_kind, "apiVersion": resource.api_version(), "metadata": meta.to_value(), "items": items,
         }),
-        View::Metadata => {
+        View::MetadataList => {
             let items: Vec<Value> = items.iter().map(partial_object_metadata).collect();
             json!({
                 "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": meta.to_value(),
@@ -202,7 +220,10 @@ pub fn table_of(
     }
     let printer = table::printer(&resource.group, &resource.kind);
     let now = jiff::Timestamp::now();
-    let rows = objects.iter().map(|object| printer.row(object, include, now)).collect();
+    let rows: Value = match objects {
+        [] => table::no_rows(&printer),
+        objects => objects.iter().map(|object| printer.row(object, include, now)).collect(),
+    };
     table::table(headers.then(|| printer.column_definitions()), rows, metadata)
 }
 

@@ -21,10 +21,10 @@ use crate::definitions;
 use crate::event_ttl;
 use crate::flow_control::{self, FlowControl, Permit, Refused};
 use crate::metrics::Metrics;
-use crate::negotiate::{Negotiation, View, header, not_acceptable};
+use crate::negotiate::{ACCEPTED, Negotiation, View, header, not_acceptable, with_streams};
 use crate::registry::Registry;
 use crate::request_info::RequestInfo;
-use crate::respond;
+use crate::respond::{self, Shown};
 use crate::special::{self, SpecialRequest, SpecialResponse, SpecialRest, Specials};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -32,8 +32,9 @@ use http::header::{HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT, WWW_AUTHENT
 use http::{Request, Response, StatusCode};
 use pintle_api::field::go_quote;
 use pintle_api::meta::ObjectExt;
-use pintle_api::scheme::GroupResource;
+use pintle_api::scheme::{GroupResource, Resource};
 use pintle_api::status::{ApiError, Reason};
+use pintle_api::table::IncludeObject;
 use pintle_api::user::UserInfo;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -282,7 +283,18 @@ impl ApiServer {
             Ok(negotiation) => negotiation,
             // Streams and plain paths have encodings of their own.
             Err(_) if !cx.info.is_resource_request || cx.info.is_long_running() => Negotiation::default(),
-            Err(error) => return respond::error(&error, &fallback),
+            Err(error) => {
+                if self
+                    .registry()
+                    .scheme()
+                    .by_plural(&cx.info.api_group, &cx.info.api_version, &cx.info.resource)
+                    .is_none()
+                {
+                    return respond::error(&ApiError::unknown_path(), &fallback);
+                }
+                let listed = matches!(cx.info.verb, "list" | "watch");
+                return respond::error(&if listed { with_streams(error) } else { error }, &fallback);
+            }
         };
         let answer = within(limit, self.route(cx, negotiation, parts, body)).await;
         answer.unwrap_or_else(|error| respond::error(&error, &negotiation))
@@ -337,6 +349,12 @@ impl ApiServer {
         body: RequestBody,
     ) -> Result<Response<Body>, ApiError> {
         if cx.info.is_resource_request {
+            if parts.method == http::Method::HEAD && !cx.info.is_long_running() {
+                return Err(method_not_allowed());
+            }
+            if negotiation.view == View::Discovery {
+                return Err(ApiError::not_acceptable(&ACCEPTED));
+            }
             return self.resource(cx, negotiation, parts, body).await;
         }
         if let Some(rest) = self.parts().specials.find_path(&cx.info.path).cloned() {
@@ -354,8 +372,11 @@ impl ApiServer {
         negotiation: Negotiation,
     ) -> Result<Response<Body>, ApiError> {
         let warnings = (cx.info.is_resource_request && !cx.info.is_long_running()).then(|| cx.share_warnings());
+        // A scale has a table and metadata of its own.
+        let scale =
+            (negotiation.view != View::Whole && cx.info.subresource == "scale").then(|| self.scale_of(&cx.info));
         let request = SpecialRequest { cx, parts, body, admission: self.parts().admission.clone() };
-        let answer = self.special_answer(rest, request, &negotiation).await;
+        let answer = Box::pin(self.special_answer(rest, request, &negotiation, scale.flatten())).await;
         let Some(warnings) = warnings else { return answer };
         let mut response = answer.unwrap_or_else(|error| respond::error(&error, &negotiation));
         respond::add_warnings(&mut response, &warnings.lock());
@@ -367,6 +388,7 @@ impl ApiServer {
         rest: &dyn SpecialRest,
         request: SpecialRequest,
         negotiation: &Negotiation,
+        scale: Option<Box<Resource>>,
     ) -> Result<Response<Body>, ApiError> {
         match rest.handle(request, self.registry()).await? {
             SpecialResponse::Raw(response) => Ok(response),
@@ -374,8 +396,20 @@ impl ApiServer {
             SpecialResponse::Object(_, object) if negotiation.view != View::Whole && is_review(&object) => {
                 Err(not_acceptable())
             }
-            SpecialResponse::Object(status, object) => respond::value(status, negotiation, &object),
+            SpecialResponse::Object(status, object) => match scale {
+                Some(scale) => {
+                    respond::object(status, negotiation, &scale, Shown::Value(&object), IncludeObject::default())
+                }
+                None => respond::value(status, negotiation, &object),
+            },
         }
+    }
+
+    fn scale_of(&self, info: &RequestInfo) -> Option<Box<Resource>> {
+        let scheme = self.registry().scheme();
+        scheme
+            .by_plural(&info.api_group, &info.api_version, &info.resource)
+            .map(|resource| Box::new(special::scale::as_scale(resource)))
     }
 }
 

@@ -10,10 +10,14 @@ pub mod token_request;
 
 use crate::admission::Admission;
 use crate::body::{Body, RequestBody};
+use crate::codec::{FieldValidation, content_type, decode_typed, read_body};
 use crate::context::RequestContext;
-use crate::registry::Registry;
+use crate::registry::{Registry, ownership};
+use crate::server::write::field_manager;
+use crate::strategy;
 use async_trait::async_trait;
 use http::{Response, StatusCode};
+use pintle_api::apply::{self, FieldManager};
 use pintle_api::status::ApiError;
 use serde_json::Value;
 use std::collections::HashMap;
@@ -104,6 +108,33 @@ pub fn register_kinds(specials: &mut Specials) {
     for plural in ["deployments", "replicasets", "statefulsets"] {
         specials.register("apps", plural, "scale", Arc::new(scale::Scale));
     }
+}
+
+/// Reads the body of a request that creates a review, as any created object is read: with its type checked, and owned by
+/// whoever sends it.
+async fn read_review(
+    cx: &RequestContext,
+    headers: &http::HeaderMap,
+    body: RequestBody,
+    registry: &Registry,
+) -> Result<Value, ApiError> {
+    let bytes = read_body(body).await?;
+    let resource = registry.resource(&cx.info.api_group, &cx.info.resource)?;
+    let validation = FieldValidation::parse(cx.info.query.text("fieldValidation"));
+    let mut review = decode_typed(cx, &resource, validation, content_type(headers), &bytes)?;
+    let (api_version, versions) = (resource.api_version(), ownership::ServedVersions::of(registry));
+    if let Some(structure) = ownership::structure(&resource) {
+        let by = FieldManager {
+            name: field_manager(cx, headers),
+            api_version: &api_version,
+            subresource: "",
+            structure,
+            reset: strategy::reset_fields(&resource, ""),
+            versions: &versions,
+        };
+        apply::track_update(None, &mut review, &by);
+    }
+    Ok(review)
 }
 
 /// Whether the request asks for a dry run.

@@ -7,7 +7,7 @@ pub(crate) mod autoscaling;
 pub(crate) mod batch;
 pub(crate) mod certificates;
 pub(crate) mod claim;
-mod common;
+pub(crate) mod common;
 pub(crate) mod conditions;
 mod container;
 pub(crate) mod core;

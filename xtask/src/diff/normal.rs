@@ -30,8 +30,69 @@ impl Normal {
     pub fn apply(&self, value: &Value) -> Value {
         let text = self.text(&value.to_string());
         let mut value = serde_json::from_str(&text).unwrap_or(Value::String(text));
-        sort_managed_fields(&mut value);
+        self.order(&mut value);
         value
+    }
+
+    /// Takes out of `value` the orders that mean nothing: of managed fields, of reviewed rules, of the fields of objects in
+    /// texts, and YAML's and the watch's own forms.
+    fn order(&self, value: &mut Value) {
+        match value {
+            Value::Array(list) => list.iter_mut().for_each(|item| self.order(item)),
+            Value::Object(map) => {
+                for (key, value) in map {
+                    self.order(value);
+                    sort_by_chance(key, value);
+                }
+            }
+            Value::String(text) => {
+                if let Some(read) = self.document(text) {
+                    *value = read;
+                } else if let Some(ordered) = self.quoted_objects(text) {
+                    *text = ordered;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A whole document in a text: the events of a watch, or an object in YAML.
+    fn document(&self, text: &str) -> Option<Value> {
+        if text.starts_with("{\"type\":") {
+            let events: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>().ok()?;
+            return Some(events.iter().map(|event| self.apply(event)).collect());
+        }
+        let is_yaml = text.contains("\napiVersion: ") || text.starts_with("apiVersion: ");
+        is_yaml.then(|| serde_saphyr::from_str::<Value>(text).ok()).flatten().map(|value| self.apply(&value))
+    }
+
+    /// `text` with the JSON objects in it, as values of error messages, in one order; none if there are none.
+    fn quoted_objects(&self, text: &str) -> Option<String> {
+        const VALUE: &str = "Invalid value: ";
+        let (mut out, mut rest, mut found) = (String::new(), text, false);
+        while let Some(at) = rest.find(VALUE) {
+            let (head, tail) = rest.split_at(at + VALUE.len());
+            out.push_str(head);
+            let mut values = serde_json::Deserializer::from_str(tail).into_iter::<Value>();
+            let first = values.next().and_then(Result::ok);
+            let end = values.byte_offset();
+            rest = tail;
+            let ordered = match first {
+                Some(Value::Object(map)) => Some(self.apply(&Value::Object(map)).to_string()),
+                Some(Value::String(inner)) if inner.starts_with('{') => {
+                    let object = serde_json::from_str::<Value>(&inner).ok();
+                    object.map(|object| Value::String(self.apply(&object).to_string()).to_string())
+                }
+                _ => None,
+            };
+            if let Some(ordered) = ordered {
+                out.push_str(&ordered);
+                rest = tail.get(end..).unwrap_or_default();
+                found = true;
+            }
+        }
+        out.push_str(rest);
+        found.then_some(out)
     }
 
     /// `text` with everything masked.
@@ -41,20 +102,15 @@ impl Normal {
     }
 }
 
-/// Entries of managed fields stand in the order of their times, which is chance within a second.
-fn sort_managed_fields(value: &mut Value) {
-    match value {
-        Value::Array(list) => list.iter_mut().for_each(sort_managed_fields),
-        Value::Object(map) => {
-            for (key, value) in map {
-                match value {
-                    Value::Array(entries) if key == "managedFields" => entries.sort_by_cached_key(|entry| {
-                        ["operation", "manager", "subresource", "apiVersion"].map(|field| entry[field].to_string())
-                    }),
-                    _ => sort_managed_fields(value),
-                }
-            }
-        }
+/// Entries of managed fields stand in the order of their times, which is chance within a second; the rules of a review in
+/// that of a hash map.
+fn sort_by_chance(key: &str, value: &mut Value) {
+    let Value::Array(entries) = value else { return };
+    match key {
+        "managedFields" => entries.sort_by_cached_key(|entry| {
+            ["operation", "manager", "subresource", "apiVersion"].map(|field| entry[field].to_string())
+        }),
+        "resourceRules" | "nonResourceRules" => entries.sort_by_cached_key(ToString::to_string),
         _ => {}
     }
 }
@@ -88,6 +144,20 @@ mod tests {
             "spec": {"clusterIP": "<cluster ip>", "podIP": "10.1.2.3", "ports": [{"nodePort": 0, "port": 80}]},
         });
         assert_eq!(normal.apply(&object), masked);
+    }
+
+    #[test]
+    fn objects_in_texts_have_one_order() {
+        let normal = Normal::new().expect("patterns");
+        let message =
+            |object: &str| json!({"message": format!("x: Invalid value: {object}: no; y: Invalid value: 7: no")});
+        let [a, b] = [r#"{"a":1,"b":2}"#, r#"{"b":2,"a":1}"#];
+        assert_eq!(normal.apply(&message(a)), normal.apply(&message(b)));
+        let quoted = |object: &str| message(&json!(object).to_string());
+        assert_eq!(normal.apply(&quoted(a)), normal.apply(&quoted(b)));
+        assert_ne!(normal.apply(&quoted(a)), normal.apply(&quoted(r#"{"b":3,"a":1}"#)));
+        let events = |object: &str| json!(format!("{{\"type\":\"ADDED\",\"object\":{object}}}\n"));
+        assert_eq!(normal.apply(&events(a)), normal.apply(&events(b)));
     }
 
     #[test]

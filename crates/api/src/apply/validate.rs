@@ -4,7 +4,6 @@ use serde_json::Value;
 
 use super::node::{Form, Node};
 use super::schema::Scalar;
-use crate::field::go_quote;
 
 /// What is wrong with `value`, each with its path; nothing if it is well-formed.
 pub(super) fn validate(value: &Value, node: Node<'_>) -> Vec<String> {
@@ -103,11 +102,7 @@ fn go_type(value: &Value) -> &'static str {
 
 /// A value as Go prints it with `%v` for the reader of unstructured values.
 fn go_value(value: &Value) -> String {
-    let inner = match value {
-        Value::String(s) => go_quote(s),
-        other => other.to_string(),
-    };
-    format!("&value.valueUnstructured{{Value:{inner}}}")
+    format!("&{{{}}}", crate::patch::strategic::go_value(value))
 }
 
 #[cfg(test)]

@@ -55,6 +55,33 @@ pub(super) fn malformed(json: &[u8]) -> Option<String> {
     Scanner { json, at: 0 }.document().err()
 }
 
+/// Text that Go takes for JSON although it is none, with the unknown character where Go reads it: for halves of surrogate
+/// pairs and bytes that are no UTF-8.
+pub(super) fn mended(json: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(json.len());
+    let mut rest = json;
+    let unit = |text: &[u8]| match text {
+        [b'\\', b'u', hex @ ..] => {
+            let digits = std::str::from_utf8(hex.get(..4)?).ok()?;
+            u16::from_str_radix(digits, 16).ok()
+        }
+        _ => None,
+    };
+    while let [first, tail @ ..] = rest {
+        let (taken, bytes): (usize, &[u8]) = match (first, unit(rest)) {
+            (b'\\', None) => (2, rest.get(..2).unwrap_or(rest)),
+            (_, Some(0xd800..=0xdbff)) if matches!(rest.get(6..).and_then(unit), Some(0xdc00..=0xdfff)) => {
+                (12, &rest[..12])
+            }
+            (_, Some(0xd800..=0xdfff)) => (6, b"\\ufffd"),
+            _ => (1, std::slice::from_ref(first)),
+        };
+        out.extend_from_slice(bytes);
+        rest = tail.get(taken - 1..).unwrap_or_default();
+    }
+    String::from_utf8_lossy(&out).into_owned().into_bytes()
+}
+
 /// Follows the grammar of JSON far enough to say where it breaks.
 struct Scanner<'a> {
     json: &'a [u8],
@@ -76,8 +103,8 @@ impl Scanner<'_> {
     }
 
     fn invalid(&self, context: &str) -> Scan {
-        let rest = String::from_utf8_lossy(&self.json[self.at..self.json.len().min(self.at + 4)]).into_owned();
-        let c = match rest.chars().next() {
+        // Go shows the byte, as if it were a character.
+        let c = match self.json.get(self.at).map(|byte| char::from(*byte)) {
             Some('\'') => "'\\''".to_owned(),
             Some('"') => "'\"'".to_owned(),
             Some(c) => {

@@ -6,7 +6,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 use serde_json::{Map, Number, Value};
 
 use super::{
-    Context, text,
+    Context, Words, text,
     zero::{complete, omitted, zero_shape},
 };
 use crate::{
@@ -29,15 +29,23 @@ struct Place<'a> {
 /// A chain of field names.
 enum Names<'a> {
     Root,
-    Field(&'a Names<'a>, &'static str),
+    /// A field of a type.
+    Field(&'a Names<'a>, &'static Type, &'static str),
 }
 
 impl fmt::Display for Names<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Names::Root => Ok(()),
-            Names::Field(Names::Root, name) => f.write_str(name),
-            Names::Field(parent, name) => write!(f, "{parent}.{name}"),
+            Names::Field(parent, ty, name) => {
+                if !matches!(parent, Names::Root) {
+                    write!(f, "{parent}.")?;
+                }
+                for embedded in ty.embedding(name) {
+                    write!(f, "{embedded}.")?;
+                }
+                f.write_str(name)
+            }
         }
     }
 }
@@ -103,6 +111,9 @@ impl<'a> Seed<'a> {
     /// Go's error about a value of a wrong type.
     fn mismatch<T, E: Error>(self, got: &str) -> Result<T, E> {
         let expected = self.shape.go_type();
+        if self.context.words == Words::Unstructured {
+            return self.fail(self.unfit(got, expected));
+        }
         self.fail(match self.place.field {
             Some((ty, field)) => {
                 let (ty, names) = (ty.go_name(), self.place.names);
@@ -114,7 +125,50 @@ impl<'a> Seed<'a> {
         })
     }
 
+    /// The complaint of apimachinery's converter.
+    fn unfit(&self, got: &str, expected: String) -> String {
+        let source = match got {
+            "array" => "slice",
+            "object" => "map",
+            other => match other.strip_prefix("number") {
+                Some(number) if number.contains(['.', 'e', 'E']) => "float64",
+                Some(_) => "int64",
+                None => other,
+            },
+        };
+        let target = match self.place.field {
+            Some((_, field)) if field.shape == *self.shape => field.go_type(),
+            _ => expected,
+        };
+        match (self.shape, source) {
+            (Shape::Object(_), _) => format!("cannot restore struct from: {source}"),
+            (Shape::Map(_), _) => format!("cannot restore map from {source}"),
+            (Shape::List(_) | Shape::WrappedList(_) | Shape::Bytes, _) => format!("cannot restore slice from {source}"),
+            (Shape::String, "int64") | (Shape::Int32 | Shape::Int64, "float64") => {
+                format!("cannot convert {source} to {target}")
+            }
+            (shape, _) => format!("unrecognized type: {}", shape.go_type()),
+        }
+    }
+
+    /// Integers that Go's conversion makes of numbers outside of their range or with a zero fraction.
+    fn converted(&self, n: &Number) -> Option<Number> {
+        let whole = match n.as_i64() {
+            Some(whole) => whole,
+            None => n.as_f64().filter(|f| f.fract() == 0.0)? as i64,
+        };
+        match self.shape {
+            Shape::Int32 => Some((whole as i32).into()),
+            Shape::Int64 => Some(whole.into()),
+            _ => None,
+        }
+    }
+
     fn number<E: Error>(self, n: Number) -> Result<Value, E> {
+        let n = match self.context.words {
+            Words::Unstructured => self.converted(&n).unwrap_or(n),
+            Words::Json => n,
+        };
         match self.shape {
             Shape::Int32 | Shape::IntOrString => match n.as_i64() {
                 Some(i) if i32::try_from(i).is_ok() => Ok(Value::Number(n)),
@@ -130,6 +184,7 @@ impl<'a> Seed<'a> {
             Shape::Time | Shape::MicroTime | Shape::Duration => {
                 self.fail("json: cannot unmarshal number into Go value of type string".into())
             }
+            _ if self.context.words == Words::Unstructured => self.mismatch(&format!("number {n}")),
             _ => self.mismatch("number"),
         }
     }
@@ -160,6 +215,9 @@ impl<'a> Seed<'a> {
                 let joined: String = s.chars().filter(|c| !matches!(c, '\n' | '\r')).collect();
                 match base64::engine::general_purpose::STANDARD.decode(&joined) {
                     Ok(_) => Ok(Value::String(joined)),
+                    Err(e) if self.context.words == Words::Unstructured => {
+                        self.fail(format!("error decoding from json: {}", text::base64_error(&joined, &e)))
+                    }
                     Err(e) => self.fail(text::base64_error(&joined, &e)),
                 }
             }
@@ -185,12 +243,12 @@ impl<'a> Seed<'a> {
             if seen.twice(i) {
                 self.context.strict("duplicate field", &path.to_string());
             }
-            let names = Names::Field(self.place.names, field.name);
+            let names = Names::Field(self.place.names, ty, field.name);
             let place = Place { path: Some(&path), field: Some((ty, field)), names: &names };
             let value = access.next_value_seed(Seed { context: self.context, shape: &field.shape, place })?;
             // An empty list of managers asks for them to be forgotten.
             let kept =
-                field.name == "managedFields" && matches!(self.place.names, Names::Field(Names::Root, "metadata"));
+                field.name == "managedFields" && matches!(self.place.names, Names::Field(Names::Root, _, "metadata"));
             if value.is_null() || (omitted(field, &value) && !kept) {
                 map.remove(field.name);
             } else {

@@ -96,14 +96,15 @@ fn unknown_directive<T>(directive: &Value, patch: &Object) -> Result<T> {
 }
 
 /// A map as Go's `%v` prints it.
-pub(crate) fn go_map(map: &Object) -> String {
+pub fn go_map(map: &Object) -> String {
     let mut keys: Vec<&String> = map.keys().collect();
     keys.sort_unstable();
     let items: Vec<String> = keys.into_iter().map(|k| format!("{k}:{}", go_value(&map[k]))).collect();
     format!("map[{}]", items.join(" "))
 }
 
-fn go_value(value: &Value) -> String {
+/// A value as Go's `%v` prints it.
+pub(crate) fn go_value(value: &Value) -> String {
     match value {
         Value::Null => "<nil>".into(),
         Value::String(s) => s.clone(),

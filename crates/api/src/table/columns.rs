@@ -18,8 +18,12 @@ const AGE: Column = column("Age", "string", "apimachinery.pkg.apis.meta.v1.Objec
 
 const DEFAULT: &[Column] =
     &[NAME, column("Created At", "date", "apimachinery.pkg.apis.meta.v1.ObjectMeta.creationTimestamp")];
-const COMPONENT_STATUS: &[Column] =
-    &[NAME, column("Status", "string", ""), column("Message", "string", ""), column("Error", "string", "")];
+const COMPONENT_STATUS: &[Column] = &[
+    NAME,
+    column("Status", "string", "= Status of the component conditions"),
+    column("Message", "string", "= Message of the component conditions"),
+    column("Error", "string", "= Error of the component conditions"),
+];
 const CONFIG_MAP: &[Column] = &[NAME, column("Data", "string", "api.core.v1.ConfigMap.data"), AGE];
 const ENDPOINTS: &[Column] = &[NAME, column("Endpoints", "string", "api.core.v1.Endpoints.subsets"), AGE];
 const EVENT: &[Column] = &[
@@ -34,11 +38,11 @@ const EVENT: &[Column] = &[
     wide("Count", "string", "api.core.v1.Event.count"),
     named(wide("Name", "string", "apimachinery.pkg.apis.meta.v1.ObjectMeta.name")),
 ];
-const NAMESPACE: &[Column] = &[NAME, column("Status", "string", ""), AGE];
+const NAMESPACE: &[Column] = &[NAME, column("Status", "string", "= The status of the namespace"), AGE];
 const NODE: &[Column] = &[
     NAME,
-    column("Status", "string", ""),
-    column("Roles", "string", ""),
+    column("Status", "string", "= The status of the node"),
+    column("Roles", "string", "= The roles of the node"),
     AGE,
     column("Version", "string", "api.core.v1.NodeSystemInfo.kubeletVersion"),
     wide("Internal-IP", "string", "api.core.v1.NodeStatus.addresses"),
@@ -53,8 +57,8 @@ const PERSISTENT_VOLUME_CLAIM: &[Column] = &[
     column("Volume", "string", "api.core.v1.PersistentVolumeClaimSpec.volumeName"),
     column("Capacity", "string", "api.core.v1.PersistentVolumeClaimStatus.capacity"),
     column("Access Modes", "string", "api.core.v1.PersistentVolumeClaimStatus.accessModes"),
-    column("StorageClass", "string", ""),
-    column("VolumeAttributesClass", "string", ""),
+    column("StorageClass", "string", "= StorageClass of the pvc"),
+    column("VolumeAttributesClass", "string", "= VolumeAttributesClass of the pvc"),
     AGE,
     wide("VolumeMode", "string", "api.core.v1.PersistentVolumeClaimSpec.volumeMode"),
 ];
@@ -65,36 +69,53 @@ const PERSISTENT_VOLUME: &[Column] = &[
     column("Reclaim Policy", "string", "api.core.v1.PersistentVolumeSpec.persistentVolumeReclaimPolicy"),
     column("Status", "string", "api.core.v1.PersistentVolumeStatus.phase"),
     column("Claim", "string", "api.core.v1.PersistentVolumeSpec.claimRef"),
-    column("StorageClass", "string", ""),
-    column("VolumeAttributesClass", "string", ""),
+    column("StorageClass", "string", "= StorageClass of the pv"),
+    column("VolumeAttributesClass", "string", "= VolumeAttributesClass of the pv"),
     column("Reason", "string", "api.core.v1.PersistentVolumeStatus.reason"),
     AGE,
     wide("VolumeMode", "string", "api.core.v1.PersistentVolumeSpec.volumeMode"),
 ];
 const POD: &[Column] = &[
     NAME,
-    column("Ready", "string", ""),
-    column("Status", "string", ""),
-    column("Restarts", "string", ""),
+    column("Ready", "string", "= The aggregate readiness state of this pod for accepting traffic."),
+    column("Status", "string", "= The aggregate status of the containers in this pod."),
+    column(
+        "Restarts",
+        "string",
+        "= The number of times the containers in this pod have been restarted and when the last container in this pod has restarted.",
+    ),
     AGE,
     wide("IP", "string", "api.core.v1.PodStatus.podIP"),
     wide("Node", "string", "api.core.v1.PodSpec.nodeName"),
     wide("Nominated Node", "string", "api.core.v1.PodStatus.nominatedNodeName"),
     wide("Readiness Gates", "string", "api.core.v1.PodSpec.readinessGates"),
 ];
-const POD_TEMPLATE: &[Column] =
-    &[NAME, column("Containers", "string", ""), column("Images", "string", ""), column("Pod Labels", "string", "")];
+const POD_TEMPLATE: &[Column] = &[
+    NAME,
+    column("Containers", "string", "= Names of each container in the template."),
+    column("Images", "string", "= Images referenced by each container in the template."),
+    column("Pod Labels", "string", "= The labels for the pod template."),
+];
 const REPLICATION_CONTROLLER: &[Column] = &[
     NAME,
     column("Desired", "integer", "api.core.v1.ReplicationControllerSpec.replicas"),
     column("Current", "integer", "api.core.v1.ReplicationControllerStatus.replicas"),
     column("Ready", "integer", "api.core.v1.ReplicationControllerStatus.readyReplicas"),
     AGE,
-    wide("Containers", "string", ""),
-    wide("Images", "string", ""),
+    wide("Containers", "string", "= Names of each container in the template."),
+    wide("Images", "string", "= Images referenced by each container in the template."),
     wide("Selector", "string", "api.core.v1.ReplicationControllerSpec.selector"),
 ];
-const RESOURCE_QUOTA: &[Column] = &[NAME, column("Request", "string", ""), column("Limit", "string", ""), AGE];
+const RESOURCE_QUOTA: &[Column] = &[
+    NAME,
+    column("Request", "string", "= Request represents a minimum amount of cpu/memory that a container may consume."),
+    column(
+        "Limit",
+        "string",
+        "= Limits control the maximum amount of cpu/memory that a container may use independent of contention on the node.",
+    ),
+    AGE,
+];
 const SECRET: &[Column] = &[
     NAME,
     column("Type", "string", "api.core.v1.Secret.type"),
@@ -113,13 +134,13 @@ const SERVICE: &[Column] = &[
 ];
 const API_SERVICE: &[Column] = &[
     NAME,
-    column("Service", "string", "kube-aggregator.pkg.apis.apiregistration.v1.APIServiceSpec.service"),
-    column("Available", "string", ""),
+    column("Service", "string", "= The reference to the service that hosts this API endpoint."),
+    column("Available", "string", "= Whether this service is available."),
     AGE,
 ];
 const CONTROLLER_REVISION: &[Column] = &[
     NAME,
-    column("Controller", "string", ""),
+    column("Controller", "string", "= Controller of the object"),
     column("Revision", "string", "api.apps.v1.ControllerRevision.revision"),
     AGE,
 ];
@@ -132,18 +153,18 @@ const DAEMON_SET: &[Column] = &[
     column("Available", "integer", "api.apps.v1.DaemonSetStatus.numberAvailable"),
     column("Node Selector", "string", "api.core.v1.PodSpec.nodeSelector"),
     AGE,
-    wide("Containers", "string", ""),
-    wide("Images", "string", ""),
+    wide("Containers", "string", "= Names of each container in the template."),
+    wide("Images", "string", "= Images referenced by each container in the template."),
     wide("Selector", "string", "api.apps.v1.DaemonSetSpec.selector"),
 ];
 const DEPLOYMENT: &[Column] = &[
     NAME,
-    column("Ready", "string", ""),
+    column("Ready", "string", "= Number of the pod with ready state"),
     column("Up-to-date", "string", "api.apps.v1.DeploymentStatus.updatedReplicas"),
     column("Available", "string", "api.apps.v1.DeploymentStatus.availableReplicas"),
     AGE,
-    wide("Containers", "string", ""),
-    wide("Images", "string", ""),
+    wide("Containers", "string", "= Names of each container in the template."),
+    wide("Images", "string", "= Images referenced by each container in the template."),
     wide("Selector", "string", "api.apps.v1.DeploymentSpec.selector"),
 ];
 const REPLICA_SET: &[Column] = &[
@@ -152,12 +173,17 @@ const REPLICA_SET: &[Column] = &[
     column("Current", "integer", "api.apps.v1.ReplicaSetStatus.replicas"),
     column("Ready", "integer", "api.apps.v1.ReplicaSetStatus.readyReplicas"),
     AGE,
-    wide("Containers", "string", ""),
-    wide("Images", "string", ""),
+    wide("Containers", "string", "= Names of each container in the template."),
+    wide("Images", "string", "= Images referenced by each container in the template."),
     wide("Selector", "string", "api.apps.v1.ReplicaSetSpec.selector"),
 ];
-const STATEFUL_SET: &[Column] =
-    &[NAME, column("Ready", "string", ""), AGE, wide("Containers", "string", ""), wide("Images", "string", "")];
+const STATEFUL_SET: &[Column] = &[
+    NAME,
+    column("Ready", "string", "= Number of the pod with ready state"),
+    AGE,
+    wide("Containers", "string", "= Names of each container in the template."),
+    wide("Images", "string", "= Images referenced by each container in the template."),
+];
 const HORIZONTAL_POD_AUTOSCALER: &[Column] = &[
     NAME,
     column("Reference", "string", "api.autoscaling.v2.HorizontalPodAutoscalerSpec.scaleTargetRef"),
@@ -175,35 +201,44 @@ const CRON_JOB: &[Column] = &[
     column("Active", "integer", "api.batch.v1.CronJobStatus.active"),
     column("Last Schedule", "string", "api.batch.v1.CronJobStatus.lastScheduleTime"),
     AGE,
-    wide("Containers", "string", ""),
-    wide("Images", "string", ""),
+    wide("Containers", "string", "= Names of each container in the template."),
+    wide("Images", "string", "= Images referenced by each container in the template."),
     wide("Selector", "string", "api.batch.v1.JobSpec.selector"),
 ];
 const JOB: &[Column] = &[
     NAME,
-    column("Status", "string", ""),
+    column("Status", "string", "= Status of the job."),
     column("Completions", "string", "api.batch.v1.JobStatus.succeeded"),
-    column("Duration", "string", ""),
+    column("Duration", "string", "= Time required to complete the job."),
     AGE,
-    wide("Containers", "string", ""),
-    wide("Images", "string", ""),
+    wide("Containers", "string", "= Names of each container in the template."),
+    wide("Images", "string", "= Images referenced by each container in the template."),
     wide("Selector", "string", "api.batch.v1.JobSpec.selector"),
 ];
 const CERTIFICATE_SIGNING_REQUEST: &[Column] = &[
     NAME,
     AGE,
     column("SignerName", "string", "api.certificates.v1.CertificateSigningRequestSpec.signerName"),
-    column("Requestor", "string", "api.certificates.v1.CertificateSigningRequestSpec.request"),
+    column("Requestor", "string", "= Base64-encoded PKCS#10 CSR data"),
     column("RequestedDuration", "string", "api.certificates.v1.CertificateSigningRequestSpec.expirationSeconds"),
-    column("Condition", "string", "api.certificates.v1.CertificateSigningRequestStatus.conditions"),
+    column("Condition", "string", "= Conditions applied to the request, such as approval or denial."),
 ];
-const INGRESS_CLASS: &[Column] = &[NAME, column("Controller", "string", ""), column("Parameters", "string", ""), AGE];
+const INGRESS_CLASS: &[Column] = &[
+    NAME,
+    column("Controller", "string", "= Controller that is responsible for handling this class"),
+    column("Parameters", "string", "= A reference to a resource with additional parameters"),
+    AGE,
+];
 const INGRESS: &[Column] = &[
     NAME,
-    column("Class", "string", ""),
-    column("Hosts", "string", ""),
-    column("Address", "string", ""),
-    column("Ports", "string", ""),
+    column(
+        "Class",
+        "string",
+        "= The name of the IngressClass resource that should be used for additional configuration",
+    ),
+    column("Hosts", "string", "= Hosts that incoming requests are matched against before the ingress rule"),
+    column("Address", "string", "= Address is a list containing ingress points for the load-balancer"),
+    column("Ports", "string", "= Ports of TLS configurations that open"),
     AGE,
 ];
 const IP_ADDRESS: &[Column] = &[NAME, column("ParentRef", "string", "api.networking.v1.IPAddressSpec.parentRef")];
@@ -212,26 +247,34 @@ const NETWORK_POLICY: &[Column] =
 const SERVICE_CIDR: &[Column] = &[NAME, column("CIDRs", "string", "api.networking.v1.ServiceCIDRSpec.cidrs"), AGE];
 const POD_DISRUPTION_BUDGET: &[Column] = &[
     NAME,
-    column("Min Available", "string", ""),
-    column("Max Unavailable", "string", ""),
-    column("Allowed Disruptions", "integer", ""),
+    column("Min Available", "string", "= The minimum number of pods that must be available."),
+    column("Max Unavailable", "string", "= The maximum number of pods that may be unavailable."),
+    column("Allowed Disruptions", "integer", "= Calculated number of pods that may be disrupted at this time."),
     AGE,
 ];
 const CLUSTER_ROLE_BINDING: &[Column] = &[
     NAME,
-    column("Role", "string", "api.rbac.v1.ClusterRoleBinding.roleRef"),
+    column(
+        "Role",
+        "string",
+        "= RoleRef can only reference a ClusterRole in the global namespace. If the RoleRef cannot be resolved, the Authorizer must return an error.",
+    ),
     AGE,
-    wide("Users", "string", ""),
-    wide("Groups", "string", ""),
-    wide("ServiceAccounts", "string", ""),
+    wide("Users", "string", "= Users in the clusterRoleBinding"),
+    wide("Groups", "string", "= Groups in the clusterRoleBinding"),
+    wide("ServiceAccounts", "string", "= ServiceAccounts in the clusterRoleBinding"),
 ];
 const ROLE_BINDING: &[Column] = &[
     NAME,
-    column("Role", "string", "api.rbac.v1.RoleBinding.roleRef"),
+    column(
+        "Role",
+        "string",
+        "= RoleRef can reference a Role in the current namespace or a ClusterRole in the global namespace. If the RoleRef cannot be resolved, the Authorizer must return an error.",
+    ),
     AGE,
-    wide("Users", "string", ""),
-    wide("Groups", "string", ""),
-    wide("ServiceAccounts", "string", ""),
+    wide("Users", "string", "= Users in the roleBinding"),
+    wide("Groups", "string", "= Groups in the roleBinding"),
+    wide("ServiceAccounts", "string", "= ServiceAccounts in the roleBinding"),
 ];
 const CSI_DRIVER: &[Column] = &[
     NAME,
@@ -243,12 +286,8 @@ const CSI_DRIVER: &[Column] = &[
     column("Modes", "string", "api.storage.v1.CSIDriverSpec.volumeLifecycleModes"),
     AGE,
 ];
-const CSI_NODE: &[Column] = &[NAME, column("Drivers", "integer", ""), AGE];
-const CSI_STORAGE_CAPACITY: &[Column] = &[
-    NAME,
-    column("StorageClassName", "string", "api.storage.v1.CSIStorageCapacity.storageClassName"),
-    column("Capacity", "string", "api.storage.v1.CSIStorageCapacity.capacity"),
-];
+const CSI_NODE: &[Column] =
+    &[NAME, column("Drivers", "integer", "= Drivers indicates the number of CSI drivers registered on the node"), AGE];
 const STORAGE_CLASS: &[Column] = &[
     NAME,
     column("Provisioner", "string", "api.storage.v1.StorageClass.provisioner"),
@@ -267,13 +306,33 @@ const VOLUME_ATTACHMENT: &[Column] = &[
 ];
 const VOLUME_ATTRIBUTES_CLASS: &[Column] =
     &[NAME, column("DriverName", "string", "api.storage.v1.VolumeAttributesClass.driverName"), AGE];
-const MUTATING_ADMISSION_POLICY: &[Column] =
-    &[NAME, column("Mutations", "integer", ""), column("ParamKind", "string", ""), AGE];
-const MUTATING_ADMISSION_POLICY_BINDING: &[Column] =
-    &[NAME, column("PolicyName", "string", ""), column("ParamRef", "string", ""), AGE];
-const MUTATING_WEBHOOK_CONFIGURATION: &[Column] = &[NAME, column("Webhooks", "integer", ""), AGE];
-const VALIDATING_ADMISSION_POLICY: &[Column] =
-    &[NAME, column("Validations", "integer", ""), column("ParamKind", "string", ""), AGE];
+const MUTATING_ADMISSION_POLICY: &[Column] = &[
+    NAME,
+    column("Mutations", "integer", "= Mutation indicates the number of mutations rules defined in this configuration"),
+    column("ParamKind", "string", "= ParamKind specifies the kind of resources used to parameterize this policy"),
+    AGE,
+];
+const MUTATING_ADMISSION_POLICY_BINDING: &[Column] = &[
+    NAME,
+    column("PolicyName", "string", "= PolicyName indicates the policy definition which the policy binding binded to"),
+    column("ParamRef", "string", "= ParamRef indicates the param resource which sets the configuration param"),
+    AGE,
+];
+const MUTATING_WEBHOOK_CONFIGURATION: &[Column] = &[
+    NAME,
+    column("Webhooks", "integer", "= Webhooks indicates the number of webhooks registered in this configuration"),
+    AGE,
+];
+const VALIDATING_ADMISSION_POLICY: &[Column] = &[
+    NAME,
+    column(
+        "Validations",
+        "integer",
+        "= Validations indicates the number of validation rules defined in this configuration",
+    ),
+    column("ParamKind", "string", "= ParamKind specifies the kind of resources used to parameterize this policy"),
+    AGE,
+];
 const PRIORITY_CLASS: &[Column] = &[
     NAME,
     column("Value", "integer", "api.scheduling.v1.PriorityClass.value"),
@@ -282,7 +341,7 @@ const PRIORITY_CLASS: &[Column] = &[
     column("PreemptionPolicy", "string", "api.scheduling.v1.PriorityClass.preemptionPolicy"),
 ];
 const LEASE: &[Column] = &[NAME, column("Holder", "string", "api.coordination.v1.LeaseSpec.holderIdentity"), AGE];
-const RUNTIME_CLASS: &[Column] = &[NAME, column("Handler", "string", "api.node.v1.RuntimeClass.handler"), AGE];
+const RUNTIME_CLASS: &[Column] = &[NAME, column("Handler", "string", ""), AGE];
 const ENDPOINT_SLICE: &[Column] = &[
     NAME,
     column("AddressType", "string", "api.discovery.v1.EndpointSlice.addressType"),
@@ -290,7 +349,8 @@ const ENDPOINT_SLICE: &[Column] = &[
     column("Endpoints", "string", "api.discovery.v1.EndpointSlice.endpoints"),
     AGE,
 ];
-const RESOURCE_CLAIM: &[Column] = &[NAME, column("State", "string", ""), AGE];
+const RESOURCE_CLAIM: &[Column] =
+    &[NAME, column("State", "string", "= A summary of the current state (allocated, pending, reserved, etc.)."), AGE];
 const RESOURCE_SLICE: &[Column] = &[
     NAME,
     column("Node", "string", "api.resource.v1.ResourceSliceSpec.nodeName"),
@@ -304,7 +364,7 @@ const FLOW_SCHEMA: &[Column] = &[
     column("MatchingPrecedence", "string", "api.flowcontrol.v1.FlowSchemaSpec.matchingPrecedence"),
     column("DistinguisherMethod", "string", "api.flowcontrol.v1.FlowSchemaSpec.distinguisherMethod"),
     AGE,
-    column("MissingPL", "string", ""),
+    column("MissingPL", "string", "= references a broken or non-existent PriorityLevelConfiguration"),
 ];
 const PRIORITY_LEVEL_CONFIGURATION: &[Column] = &[
     NAME,
@@ -367,7 +427,6 @@ const ALL: &[Entry] = &[
     ("rbac.authorization.k8s.io", "RoleBinding", ROLE_BINDING, groups::role_binding),
     ("storage.k8s.io", "CSIDriver", CSI_DRIVER, groups::csi_driver),
     ("storage.k8s.io", "CSINode", CSI_NODE, groups::csi_node),
-    ("storage.k8s.io", "CSIStorageCapacity", CSI_STORAGE_CAPACITY, groups::csi_storage_capacity),
     ("storage.k8s.io", "StorageClass", STORAGE_CLASS, groups::storage_class),
     ("storage.k8s.io", "VolumeAttachment", VOLUME_ATTACHMENT, groups::volume_attachment),
     ("storage.k8s.io", "VolumeAttributesClass", VOLUME_ATTRIBUTES_CLASS, groups::volume_attributes_class),
@@ -394,6 +453,11 @@ const ALL: &[Entry] = &[
 pub(super) fn of(group: &str, kind: &str) -> (&'static [Column], Cells) {
     let entry = ALL.iter().find(|(g, k, _, _)| (*g, *k) == (group, kind));
     entry.map_or((DEFAULT, core::name_and_creation as Cells), |(_, _, columns, cells)| (columns, *cells))
+}
+
+/// Whether these are the columns of kinds without columns of their own.
+pub(super) fn is_default(columns: &[Column]) -> bool {
+    std::ptr::eq(columns, DEFAULT)
 }
 
 /// All columns of all kinds.

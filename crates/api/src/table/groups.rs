@@ -195,10 +195,6 @@ pub(super) fn csi_driver(p: &Printed<'_>) -> Vec<Value> {
     ]
 }
 
-pub(super) fn csi_storage_capacity(p: &Printed<'_>) -> Vec<Value> {
-    vec![p.name(), p.text("storageClassName").into(), p.text_or("capacity", "<unset>").into()]
-}
-
 pub(super) fn webhook_configuration(p: &Printed<'_>) -> Vec<Value> {
     vec![p.name(), p.list("webhooks").len().into(), p.age()]
 }

@@ -8,7 +8,7 @@ use super::matching::conditions::{Held, Subject};
 use super::matching::{Event, convert_between};
 use super::reinvocation::Round;
 use crate::audit::event::Level;
-use crate::codec::{FieldValidation, retype};
+use crate::codec::{FieldValidation, Made, retype};
 use crate::follow::follow;
 use crate::registry::Registry;
 use crate::strategy;
@@ -244,7 +244,8 @@ async fn mutate(
     // Connections and some subresources carry objects of other kinds.
     let of_kind = patched["kind"].as_str() == Some(&resource.kind);
     if of_kind {
-        patched = retype(event.attributes.cx, resource, FieldValidation::Ignore, patched).map_err(refused)?;
+        patched =
+            retype(event.attributes.cx, resource, FieldValidation::Ignore, Made::ByApply, patched).map_err(refused)?;
     }
     let mut patched = convert_between(resource, own, &patched).map_err(refused)?;
     if of_kind {

@@ -26,11 +26,6 @@ impl Registry {
         let name = object.name().to_owned();
         write.admit(self, Operation::Create, &name, Some(&mut object), None).await?;
         warn_of_duplicate_owners(write, &mut object, true);
-        if !object.resource_version().is_empty() && object.resource_version() != "0" {
-            let text = "resourceVersion should not be set on objects to be created";
-            return Err(ApiError::new(500, Reason::Unknown, text));
-        }
-        object.set_meta_str("resourceVersion", "");
         metadata::fill_system_fields(&mut object);
         if !object.name().is_empty() || object.generate_name().is_empty() {
             return self.create_named(write, object).await;
@@ -49,6 +44,11 @@ impl Registry {
 
     async fn create_named(&self, write: &Write<'_>, mut object: Value) -> Result<Written, ApiError> {
         self.prepare_create(write, &mut object).await?;
+        if !write.dry_run && !matches!(object.resource_version(), "" | "0") {
+            let text = "resourceVersion should not be set on objects to be created";
+            return Err(ApiError::new(500, Reason::Unknown, text));
+        }
+        object.set_meta_str("resourceVersion", "");
         let name = object.name().to_owned();
         let key = object_key(write.resource, write.namespace, &name);
         let exists = || ApiError::already_exists(write.resource.group_resource(), &name);

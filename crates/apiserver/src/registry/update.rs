@@ -6,6 +6,7 @@ use crate::admission::Operation;
 use pintle_api::apply;
 use pintle_api::field::{FieldError, Path, go_quote};
 use pintle_api::meta::ObjectExt;
+use pintle_api::scheme::GroupKind;
 use pintle_api::status::{ApiError, Reason};
 use pintle_store::KeyValue;
 use serde_json::Value;
@@ -144,7 +145,9 @@ fn check_resource_version(write: &Write<'_>, name: &str, new: &mut Value, old: &
             let path = Path::root("metadata");
             let value = if given.is_empty() { 0 } else { given.parse().unwrap_or(0) };
             let error = FieldError::invalid(&path.child("resourceVersion"), value, "must be specified for an update");
-            Err(ApiError::invalid(write.resource.group_kind(), name, &[error]))
+            // upstream: the kind is the plural name here
+            let kind = GroupKind { group: &write.resource.group, kind: &write.resource.plural };
+            Err(ApiError::invalid(kind, name, &[error]))
         }
         given if given == old.resource_version() => Ok(()),
         given if given.bytes().all(|byte| byte.is_ascii_digit()) => Err(ApiError::object_modified(resource, name)),

@@ -135,7 +135,9 @@ impl Show {
         };
         match self.view {
             View::Table => make(),
-            View::Whole | View::Metadata => change.frame(FrameForm { form: self.form, event: kind }, make),
+            View::Whole | View::Metadata | View::MetadataList | View::Discovery => {
+                change.frame(FrameForm { form: self.form, event: kind }, make)
+            }
         }
     }
 
@@ -157,8 +159,8 @@ impl Show {
             return event(kind.name(), stored);
         }
         let shown = self.registry.load(&self.resource, stored).map(|object| match self.view {
-            View::Whole => object,
-            View::Metadata => partial_object_metadata(&object),
+            View::Whole | View::Discovery => object,
+            View::Metadata | View::MetadataList => partial_object_metadata(&object),
             View::Table => {
                 let metadata = json!({ "resourceVersion": object["metadata"]["resourceVersion"] });
                 let headers = !self.headers_sent.swap(true, Ordering::Relaxed);

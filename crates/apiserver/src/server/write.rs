@@ -2,10 +2,10 @@
 use super::ApiServer;
 use super::resource::Call;
 use crate::body::Body;
-use crate::codec::{FieldValidation, content_type, decode, decode_typed, retype};
+use crate::codec::{FieldValidation, Made, content_type, decode, decode_typed, retype, type_of, unreadable_type, yaml};
 use crate::context::RequestContext;
 use crate::list_options::ListOptions;
-use crate::negotiate::header;
+use crate::negotiate::{ACCEPTED, JSON, PROTOBUF, YAML, header};
 use crate::patch::{APPLY, JSON_PATCH, MERGE_PATCH, Patch};
 use crate::registry::{
     DeleteOptions, Deleted, Write, Written, ensure_namespace, is_storage_version, object_key, ownership,
@@ -93,7 +93,7 @@ impl ApiServer {
         let validation = validation_of(call);
         let mut apply = |old: Option<&Value>| {
             let patched = patch.apply(&call.resource, old.ok_or_else(not_found)?)?;
-            let patched = retype(&call.cx, &call.resource, validation, patched)?;
+            let patched = retype(&call.cx, &call.resource, validation, patch.made(), patched)?;
             if patched.name() != name {
                 let given = patched.name();
                 let text = format!("the name of the object ({given}) does not match the name on the URL ({name})");
@@ -110,7 +110,7 @@ impl ApiServer {
         let resource = &call.resource;
         let structure = ownership::structure(resource);
         let structure = structure.ok_or_else(|| ApiError::unsupported_media_type(&[JSON_PATCH, MERGE_PATCH]))?;
-        let config = read_configuration(body)?;
+        let (config, repeated) = read_configuration(body)?;
         let (query, name) = (&call.cx.info.query, &call.cx.info.name);
         let force = query.flag("force");
         options["force"] = force.into();
@@ -126,9 +126,10 @@ impl ApiServer {
             versions: &versions,
         };
         let validation = validation_of(call);
+        judge_repeated(&call.cx, validation, repeated)?;
         let mut change = |old: Option<&Value>| {
             let merged = apply::apply(old, &config, &by, force)?;
-            let mut merged = retype(&call.cx, resource, validation, merged)?;
+            let mut merged = retype(&call.cx, resource, validation, Made::ByApply, merged)?;
             match merged.name() {
                 "" => merged.set_meta_str("name", name.as_str()),
                 given if given == name => {}
@@ -226,25 +227,42 @@ fn validation_of(call: &Call) -> FieldValidation {
     FieldValidation::parse(call.cx.info.query.text("fieldValidation"))
 }
 
-/// Reads the body of a server-side apply.
-pub(crate) fn read_configuration(body: &[u8]) -> Result<Value, ApiError> {
+/// Reads the body of a server-side apply, and what is wrong with it only if one is strict: keys that are there twice.
+pub(crate) fn read_configuration(body: &[u8]) -> Result<(Value, Option<String>), ApiError> {
     let wrong = |why: &dyn std::fmt::Display| ApiError::bad_request(format!("error decoding YAML: {why}"));
-    let text = std::str::from_utf8(body).map_err(|e| wrong(&e))?;
-    match serde_json::from_str(text) {
-        Ok(json) => Ok(json),
-        Err(_) => serde_saphyr::from_str(text).map_err(|error| wrong(&yaml_error(&error))),
-    }
+    let (config, repeated): (Value, _) = match serde_json::from_slice(body) {
+        Ok(json) => (json, None),
+        Err(_) => {
+            let read = yaml(body).map_err(|error| wrong(&format_args!("error converting YAML to JSON: {error}")))?;
+            (read.value, read.strict_errors.into_iter().next())
+        }
+    };
+    let kind = match config {
+        Value::Object(_) | Value::Null => return Ok((config, repeated)),
+        Value::Array(_) => "array",
+        Value::String(_) => "string",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+    };
+    let why = format!("json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}");
+    Err(wrong(&format_args!("error unmarshaling JSON: while decoding JSON: {why}")))
 }
 
-/// What is wrong with YAML, in the words of Go's parser where clients rely on them.
-// upstream: go.yaml.in/yaml, decode.go
-fn yaml_error(error: &serde_saphyr::Error) -> String {
-    match error.without_snippet() {
-        serde_saphyr::Error::DuplicateMappingKey { key: Some(key), location } => {
-            format!("yaml: unmarshal errors:\n  line {}: key {} already set in map", location.line(), go_quote(key))
+/// Keys that are there twice in a configuration are answered as `validation` says.
+pub(crate) fn judge_repeated(
+    cx: &RequestContext,
+    validation: FieldValidation,
+    repeated: Option<String>,
+) -> Result<(), ApiError> {
+    let Some(repeated) = repeated.map(|why| format!("error converting YAML to JSON: {why}")) else { return Ok(()) };
+    match validation {
+        FieldValidation::Ignore => {}
+        FieldValidation::Warn => cx.warn(repeated),
+        FieldValidation::Strict => {
+            return Err(ApiError::bad_request(format!("error strict decoding YAML: {repeated}")));
         }
-        other => other.to_string(),
     }
+    Ok(())
 }
 
 /// A configuration names its type. upstream: versionCheckManager
@@ -253,7 +271,9 @@ pub(crate) fn check_configured_type(config: &Value, resource: &Resource) -> Resu
         return Ok(());
     }
     let (group, version) = split_api_version(config.api_version());
-    Err(ApiError::bad_request(format!("invalid object type: {group}/{version}, Kind={}", config.kind())))
+    // upstream: what is no version is as good as none
+    let (group, version, kind) = if version.contains('/') { ("", "", "") } else { (group, version, config.kind()) };
+    Err(ApiError::bad_request(format!("invalid object type: {group}/{version}, Kind={kind}")))
 }
 
 /// Who owns the fields that a request changes. upstream: apiserver pkg/endpoints/handlers, managerOrUserAgent
@@ -302,6 +322,15 @@ fn write_options(call: &Call, kind: &'static str) -> Result<Value, ApiError> {
     if manager.len() > 128 {
         errors.push(FieldError::too_long(&Path::root("fieldManager"), 128));
     }
+    // upstream: ValidateFieldManager
+    for (at, wrong) in manager.char_indices().filter(|(_, c)| c.is_control()) {
+        let text = format!("invalid character {} (at position {at})", go_rune(wrong));
+        errors.push(FieldError::invalid(&Path::root("fieldManager"), manager, text));
+    }
+    if kind == "PatchOptions" && content_type(&call.parts.headers) != APPLY && query.get("force").is_some() {
+        let text = "may not be specified for non-apply patch";
+        errors.push(FieldError::forbidden(&Path::root("force"), text));
+    }
     if !errors.is_empty() {
         return Err(ApiError::invalid(GroupKind { group: "meta.k8s.io", kind }, "", &errors));
     }
@@ -321,7 +350,7 @@ fn write_options(call: &Call, kind: &'static str) -> Result<Value, ApiError> {
 fn check_uid(call: &Call, new: &Value, old: Option<&Value>) -> Result<(), ApiError> {
     let Some(old) = old.filter(|old| !new.uid().is_empty() && new.uid() != old.uid()) else { return Ok(()) };
     let key = object_key(&call.resource, &call.namespace, old.name());
-    let key = String::from_utf8_lossy(key.strip_prefix(b"/registry").unwrap_or(&key)).into_owned();
+    let key = String::from_utf8_lossy(&key).into_owned();
     let text = format!(
         "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: \
          UID in precondition: {}, UID in object meta: {}",
@@ -329,6 +358,12 @@ fn check_uid(call: &Call, new: &Value, old: Option<&Value>) -> Result<(), ApiErr
         old.uid()
     );
     Err(ApiError::conflict(call.resource.group_resource(), old.name(), text))
+}
+
+/// A character as Go's `%#U` prints it.
+fn go_rune(c: char) -> String {
+    let code = format!("U+{:04X}", u32::from(c));
+    if c.is_control() { code } else { format!("{code} '{c}'") }
 }
 
 fn check_dry_run(values: &[&str], errors: &mut Vec<FieldError>) {
@@ -341,15 +376,36 @@ fn is_dry_run(options: &Value) -> bool {
     options.get("dryRun").and_then(Value::as_array).is_some_and(|values| !values.is_empty())
 }
 
-/// The `DeleteOptions` of the body, or of the query if there is no body.
-fn delete_options(call: &Call, bytes: &[u8]) -> Result<Value, ApiError> {
-    let mut options = if bytes.is_empty() { json!({}) } else { decode(content_type(&call.parts.headers), bytes)? };
-    if !options.is_object() || !matches!(options.kind(), "" | "DeleteOptions") {
-        let (kind, version) = (go_quote(options.kind()), go_quote(options.api_version()));
+/// Reads `DeleteOptions`, which may leave out what they are.
+fn read_delete_options(media_type: &str, bytes: &[u8]) -> Result<Value, ApiError> {
+    let sent = match media_type {
+        JSON => pintle_api::decode::parse(bytes)
+            .map_err(|why| ApiError::bad_request(format!("couldn't get version/kind; json parse error: {why}")))?,
+        YAML => yaml(bytes).map_err(ApiError::bad_request)?.value,
+        PROTOBUF => decode(PROTOBUF, bytes)?,
+        _ => return Err(ApiError::unsupported_media_type(&ACCEPTED)),
+    };
+    if sent.is_null() {
+        return Ok(json!({}));
+    }
+    if let Some(why) = unreadable_type(&sent) {
+        return Err(ApiError::bad_request(why));
+    }
+    if !matches!(sent.kind(), "" | "DeleteOptions") {
+        let version = if sent.api_version().is_empty() { "meta.k8s.io/v1" } else { sent.api_version() };
+        let (kind, version) = (go_quote(sent.kind()), go_quote(version));
         let text =
             format!("no kind {kind} is registered for version {version} in scheme \"pkg/runtime/scheme.go:111\"");
         return Err(ApiError::bad_request(text));
     }
+    let Some(ty) = type_of("meta.k8s.io/v1", "DeleteOptions") else { return Ok(sent) };
+    Ok(pintle_api::decode::decode_value(sent, ty).map_err(|error| ApiError::bad_request(error.0))?.value)
+}
+
+/// The `DeleteOptions` of the body, or of the query if there is no body.
+fn delete_options(call: &Call, bytes: &[u8]) -> Result<Value, ApiError> {
+    let mut options =
+        if bytes.is_empty() { json!({}) } else { read_delete_options(content_type(&call.parts.headers), bytes)? };
     let query = &call.cx.info.query;
     if bytes.is_empty() {
         if let Some(seconds) = query.get("gracePeriodSeconds") {

@@ -1,10 +1,10 @@
 //! Access reviews: may someone do something, what may I do.
 // upstream: pkg/registry/authorization
-use super::{SpecialRequest, SpecialResponse, SpecialRest};
+use super::{SpecialRequest, SpecialResponse, SpecialRest, read_review};
 use crate::authz::default::ClusterAuthorizer;
 use crate::authz::{Attributes, Authorizer, Decision};
-use crate::codec::read_object;
 use crate::registry::Registry;
+use crate::validation::common::go_struct;
 use crate::value::{Fill, Read, object_of};
 use async_trait::async_trait;
 use http::StatusCode;
@@ -56,14 +56,14 @@ impl AccessReview {
 impl SpecialRest for AccessReview {
     async fn handle(&self, request: SpecialRequest, registry: &Registry) -> Result<SpecialResponse, ApiError> {
         let SpecialRequest { cx, parts, body, .. } = request;
-        let mut review = read_object(&parts.headers, body).await?;
+        let mut review = read_review(&cx, &parts.headers, body, registry).await?;
         let namespace = cx.info.namespace.as_str();
         if self.whose == Whose::Local && review.namespace().is_empty() {
             review.set_meta_str("namespace", namespace);
         }
         let errors = validate(&review, self.whose);
         if !errors.is_empty() {
-            return Err(ApiError::invalid(GroupKind { group: GROUP, kind: self.whose.kind() }, "", &errors));
+            return Err(ApiError::invalid(GroupKind { group: GROUP, kind: "" }, "", &errors));
         }
         if self.whose == Whose::Local && review.namespace() != namespace {
             let text = format!("spec.resourceAttributes.namespace must match namespace: {namespace}");
@@ -102,7 +102,8 @@ fn validate(review: &Value, whose: Whose) -> Vec<FieldError> {
     let (resource, other) = (spec.field("resourceAttributes"), spec.field("nonResourceAttributes"));
     if !resource.is_null() && !other.is_null() {
         let detail = "cannot be specified in combination with resourceAttributes";
-        errors.push(FieldError::invalid(&path.child("nonResourceAttributes"), other, detail));
+        let shown = go_struct(other, &[("Path", "path"), ("Verb", "verb")], true);
+        errors.push(FieldError::invalid(&path.child("nonResourceAttributes"), shown, detail));
     }
     if resource.is_null() && other.is_null() {
         let detail = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
@@ -111,6 +112,10 @@ fn validate(review: &Value, whose: Whose) -> Vec<FieldError> {
     if whose != Whose::Own && spec.text("user").is_empty() && spec.items("groups").is_empty() {
         let detail = "at least one of user or group must be specified";
         errors.push(FieldError::invalid(&path.child("user"), "", detail));
+    }
+    for kind in ["fieldSelector", "labelSelector"] {
+        let place = Path::root("spec.resourceAttributes");
+        selector(resource.field(kind), &place.child(kind), &mut errors);
     }
     let metadata = review.metadata().into_iter().flatten().filter(|(key, value)| {
         let ignored = ["managedFields", "creationTimestamp"].contains(&key.as_str());
@@ -127,10 +132,46 @@ fn validate(review: &Value, whose: Whose) -> Vec<FieldError> {
         }
         if !other.is_null() {
             let path = Path::root("spec.nonResourceAttributes");
-            errors.push(FieldError::invalid(&path, other, "disallowed on this kind of request"));
+            let shown = go_struct(other, &[("Path", "path"), ("Verb", "verb")], true);
+            errors.push(FieldError::invalid(&path, shown, "disallowed on this kind of request"));
         }
     }
     errors
+}
+
+/// What a selector asks for is said in one way.
+fn selector(selector: &Value, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+    if selector.is_null() {
+        return;
+    }
+    let (raw, requirements) = (selector.text("rawSelector"), selector.items("requirements"));
+    if !raw.is_empty() && !requirements.is_empty() {
+        let text = "may not specified at the same time as requirements";
+        errors.push(FieldError::invalid(&path.child("rawSelector"), raw, text));
+    }
+    if raw.is_empty() && requirements.is_empty() {
+        let text = format!("when {path} is specified, requirements or rawSelector is required");
+        errors.push(FieldError::required(&path.child("requirements"), text));
+    }
+    let list = path.child("requirements");
+    for (i, requirement) in requirements.iter().enumerate() {
+        let place = list.index(i);
+        let values = requirement.items("values");
+        match requirement.text("operator") {
+            "In" | "NotIn" if values.is_empty() => {
+                let text = "must be specified when `operator` is 'In' or 'NotIn'";
+                errors.push(FieldError::required(&place.child("values"), text));
+            }
+            "Exists" | "DoesNotExist" if !values.is_empty() => {
+                let text = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
+                errors.push(FieldError::forbidden(&place.child("values"), text));
+            }
+            _ => {}
+        }
+        if requirement.text("key").is_empty() {
+            errors.push(FieldError::required(&place.child("key"), "must be specified"));
+        }
+    }
 }
 
 fn user_of(spec: &Value) -> UserInfo {
@@ -181,9 +222,9 @@ impl RulesReview {
 
 #[async_trait]
 impl SpecialRest for RulesReview {
-    async fn handle(&self, request: SpecialRequest, _registry: &Registry) -> Result<SpecialResponse, ApiError> {
+    async fn handle(&self, request: SpecialRequest, registry: &Registry) -> Result<SpecialResponse, ApiError> {
         let SpecialRequest { cx, parts, body, .. } = request;
-        let asked = read_object(&parts.headers, body).await?;
+        let asked = read_review(&cx, &parts.headers, body, registry).await?;
         let namespace = asked.field("spec").text("namespace");
         if namespace.is_empty() {
             return Err(ApiError::bad_request("no namespace on request"));

@@ -1,10 +1,9 @@
 //! `tokenreviews` and `selfsubjectreviews`: who a token stands for, who the caller is.
 // upstream: pkg/registry/authentication
-use super::{SpecialRequest, SpecialResponse, SpecialRest};
+use super::{SpecialRequest, SpecialResponse, SpecialRest, read_review};
 use crate::authn::external::External;
 use crate::authn::service_account::user_of_token;
 use crate::authn::tokens::{TokenError, TokenKeys};
-use crate::codec::read_object;
 use crate::registry::Registry;
 use crate::value::{Fill, Read, object_of};
 use async_trait::async_trait;
@@ -31,8 +30,8 @@ impl TokenReview {
 #[async_trait]
 impl SpecialRest for TokenReview {
     async fn handle(&self, request: SpecialRequest, registry: &Registry) -> Result<SpecialResponse, ApiError> {
-        let SpecialRequest { parts, body, .. } = request;
-        let mut review = read_object(&parts.headers, body).await?;
+        let SpecialRequest { cx, parts, body, .. } = request;
+        let mut review = read_review(&cx, &parts.headers, body, registry).await?;
         let spec = review.field("spec");
         let token = spec.text("token");
         if token.is_empty() {
@@ -74,10 +73,12 @@ pub struct SelfSubjectReview;
 
 #[async_trait]
 impl SpecialRest for SelfSubjectReview {
-    async fn handle(&self, request: SpecialRequest, _registry: &Registry) -> Result<SpecialResponse, ApiError> {
+    async fn handle(&self, request: SpecialRequest, registry: &Registry) -> Result<SpecialResponse, ApiError> {
+        let SpecialRequest { cx, parts, body, .. } = request;
+        read_review(&cx, &parts.headers, body, registry).await?;
         let review = json!({
             "metadata": {"creationTimestamp": meta::now()},
-            "status": {"userInfo": user_json(&request.cx.user)},
+            "status": {"userInfo": user_json(&cx.user)},
         });
         Ok(created(review, "SelfSubjectReview"))
     }

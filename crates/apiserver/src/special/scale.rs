@@ -4,10 +4,10 @@
 use super::gate::Gate;
 use super::{SpecialRequest, SpecialResponse, SpecialRest, is_dry_run};
 use crate::admission::Operation;
-use crate::codec::{FieldValidation, content_type, decode_typed, read_body, retype};
+use crate::codec::{FieldValidation, Made, content_type, decode_typed, read_body, retype};
 use crate::patch::{APPLY, Patch};
 use crate::registry::{Registry, Write};
-use crate::server::write::{check_configured_type, field_manager, read_configuration};
+use crate::server::write::{check_configured_type, field_manager, judge_repeated, read_configuration};
 use crate::strategy::custom as strategy;
 use crate::value::{Fill, Object, Read};
 use async_trait::async_trait;
@@ -81,7 +81,8 @@ impl SpecialRest for Scale {
         let force = cx.info.query.flag("force");
         let sent = match cx.info.verb {
             "patch" if media_type == APPLY => {
-                let config = read_configuration(&body)?;
+                let (config, repeated) = read_configuration(&body)?;
+                judge_repeated(&cx, validation, repeated)?;
                 check_configured_type(&config, &view)?;
                 Sent::Configuration(config)
             }
@@ -99,9 +100,10 @@ impl SpecialRest for Scale {
             let old = owned(&resource, &object)?;
             let mut scale = match &sent {
                 Sent::Whole(scale) => scale.clone(),
-                Sent::Patch(patch) => retype(&cx, &view, validation, patch.apply(&view, &old)?)?,
+                Sent::Patch(patch) => retype(&cx, &view, validation, patch.made(), patch.apply(&view, &old)?)?,
                 Sent::Configuration(config) => {
-                    retype(&cx, &view, validation, managed_apply::apply(Some(&old), config, &applier, force)?)?
+                    let applied = managed_apply::apply(Some(&old), config, &applier, force)?;
+                    retype(&cx, &view, validation, Made::ByApply, applied)?
                 }
             };
             gate.admit(&mut scale, Some(&old)).await?;
@@ -136,7 +138,7 @@ impl SpecialRest for Scale {
 }
 
 /// The resource under the type of its scale, which is what patches apply to.
-fn as_scale(resource: &Resource) -> Resource {
+pub(crate) fn as_scale(resource: &Resource) -> Resource {
     Resource {
         group: "autoscaling".into(),
         version: "v1".into(),

@@ -111,6 +111,7 @@ static RESOURCE_CLAIM: Rules = Rules {
     },
     default: Some(dynamic::claim),
     status: Status::Own(|_| {}),
+    returns_deleted: true,
     ..Rules::PLAIN
 };
 
@@ -118,6 +119,7 @@ static RESOURCE_CLAIM_TEMPLATE: Rules = Rules {
     validate: dynamic_resources::template,
     validate_update: dynamic_resources::template_update,
     default: Some(dynamic::template),
+    returns_deleted: true,
     ..Rules::PLAIN
 };
 
@@ -125,6 +127,7 @@ static DEVICE_CLASS: Rules = Rules {
     validate: dynamic_resources::device_class,
     validate_update: |new, _| dynamic_resources::device_class(new),
     generation: Generation::Spec,
+    returns_deleted: true,
     ..Rules::PLAIN
 };
 
@@ -134,6 +137,7 @@ static RESOURCE_SLICE: Rules = Rules {
     warnings: slices::warnings,
     default: Some(dynamic::slice),
     generation: Generation::Spec,
+    returns_deleted: true,
     ..Rules::PLAIN
 };
 
@@ -296,7 +300,6 @@ static FLOW_SCHEMA: Rules = Rules {
     validate_status_update: |new, _| flow_control::status(new),
     default: Some(defaults::flow_schema),
     status_update: |new, old| generic::keep_metadata(new, old, generic::STATUS_METADATA),
-    unconditional_update: false,
     standard_finalizers: false,
     ..Rules::WITH_STATUS
 };

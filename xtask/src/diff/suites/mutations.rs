@@ -37,7 +37,16 @@ async fn changes(session: &mut Session, kind: &Kind, object: &Value) -> Result<(
     let dry = "dryRun=All&fieldManager=mutations";
     if stored.iter().all(|answer| answer.status < 300) {
         for mutation in mutations(object) {
-            session.send(&mutation.name, &Request::json("PUT", format!("{one}?{dry}"), &mutation.object)).await?;
+            // With the revision, without which some kinds are refused before anything else is looked at.
+            let bodies = [0, 1].map(|side: usize| {
+                let mut body = mutation.object.clone();
+                if body["metadata"].is_object() {
+                    body["metadata"]["resourceVersion"] = stored[side].body["metadata"]["resourceVersion"].clone();
+                }
+                body
+            });
+            let put = Request::json_each("PUT", format!("{one}?{dry}"), [&bodies[0], &bodies[1]]);
+            session.send(&mutation.name, &put).await?;
             if mutation.name.ends_with("removed") || mutation.name.ends_with("no name") {
                 let patch = Request::json("PATCH", format!("{one}?{dry}"), &mutation.object);
                 let patch = patch.of_type("application/strategic-merge-patch+json");

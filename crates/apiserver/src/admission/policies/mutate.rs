@@ -5,7 +5,7 @@ use super::{Index, Invocation, Misconfigured, patch, subject, versions};
 use crate::admission::matching::conditions::Held;
 use crate::admission::matching::{Event, convert_between};
 use crate::admission::reinvocation::Round;
-use crate::codec::{FieldValidation, retype};
+use crate::codec::{FieldValidation, Made, retype};
 use crate::strategy;
 use crate::value::{Read, same};
 use pintle_api::meta::ObjectExt;
@@ -116,7 +116,7 @@ fn finished(event: &Event<'_>, resource: &Resource, made: Value) -> Result<Value
     if event.attributes.subresource == "scale" || made.field("kind").as_str() != Some(&resource.kind) {
         return Ok(made);
     }
-    let mut made = retype(event.attributes.cx, resource, FieldValidation::Ignore, made)?;
+    let mut made = retype(event.attributes.cx, resource, FieldValidation::Ignore, Made::ByApply, made)?;
     strategy::of(resource).default(&mut made);
     Ok(made)
 }
