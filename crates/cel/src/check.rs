@@ -57,6 +57,11 @@ const TYPE_NAMES: [&str; 13] = [
     "google.protobuf.Duration",
 ];
 
+/// Whether this is the name of a type.
+pub(crate) fn is_type_name(name: &str) -> bool {
+    TYPE_NAMES.contains(&name.trim_start_matches('.'))
+}
+
 impl<'a> Checker<'a> {
     pub(crate) fn new(env: &'a Env) -> Self {
         Checker {
@@ -160,6 +165,7 @@ impl<'a> Checker<'a> {
             }
             Kind::Struct(name, fields) => self.construct(node, name, fields),
             Kind::Loop(comprehension) => self.comprehension(node, comprehension),
+            Kind::Constant(constant) => self.check(&constant.of),
             Kind::Bind(bind) => {
                 let value = self.check(&bind.value);
                 self.scope.push((bind.var.clone(), value));
@@ -196,7 +202,7 @@ impl<'a> Checker<'a> {
             self.used.insert(held.clone());
             return ty.clone();
         }
-        if TYPE_NAMES.contains(&plain) {
+        if is_type_name(plain) {
             return Type::Type;
         }
         self.error(node, format!("undeclared reference to '{plain}' (in container '')"))

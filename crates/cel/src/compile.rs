@@ -1,7 +1,8 @@
 //! Source text to a checked program. Start at [`Env::compile`].
-use crate::check::Checker;
+use crate::check::{Checker, Notes};
 use crate::expr::Node;
 use crate::lower::{At, Lowering};
+use crate::settle::settle;
 use crate::types::Type;
 use cel::common::ast::SourceInfo;
 use cel::parser::Parser;
@@ -131,8 +132,9 @@ impl Env {
                 Err(error) => Err(internal(source, &error.to_string())),
             }
         });
-        let (root, mut errors, late) = parsed?;
+        let (mut root, mut errors, late) = parsed?;
         let mut checker = Checker::new(self);
+        checker.notes = Some(Notes::default());
         let output = checker.check(&root);
         errors.extend(checker.errors);
         if errors.is_empty() {
@@ -146,7 +148,9 @@ impl Env {
                 text: source.into(),
             });
         }
-        Ok(Program { root, source: source.to_owned(), output, used: checker.used })
+        let used = checker.used;
+        settle(&mut root, &checker.notes.unwrap_or_default());
+        Ok(Program { root, source: source.to_owned(), output, used })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Limits on the work that expressions may cause. Start at [`Budget`].
 //!
-//! A unit is roughly one step: reading a variable or field, calling a function, one more element. Texts count a tenth per
-//! byte where a function has to read them. This follows cel-go's cost model in spirit and magnitude.
+//! A unit is one step: reading a variable or field, calling a function. Texts count a tenth per character where a function has
+//! to read them. The costs are cel-go's, to the unit.
 use crate::eval::Error;
 
 /// What one evaluation may cost. upstream: apiserver pkg/apis/cel, PerCallLimit
@@ -32,6 +32,11 @@ impl Budget {
     /// What is left for all further evaluations.
     pub fn left(&self) -> u64 {
         self.total
+    }
+
+    /// What is left for this evaluation.
+    pub(crate) fn left_for_call(&self) -> u64 {
+        self.call
     }
 
     pub(crate) fn begin(&mut self) {

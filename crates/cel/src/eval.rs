@@ -1,11 +1,14 @@
 //! Evaluation. Start at [`Program::eval`].
+mod attributes;
+mod loops;
+
+pub(crate) use attributes::index;
+
 use crate::compile::Program;
 use crate::cost::Budget;
-use crate::expr::{Call, Kind, Loop, Node, OptionalMap, Step};
-use crate::functions;
+use crate::expr::{Call, Kind, Node, OptionalMap};
 use crate::functions::operators::truth;
-use crate::types::Type;
-use crate::value::{Key, List, Map, Value};
+use crate::value::{Key, Map, Value};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -90,6 +93,12 @@ impl Program {
     }
 }
 
+/// What an expression comes to that needs nothing; `None`, if it fails.
+pub(crate) fn constant(node: &Node) -> Option<Value<'static>> {
+    let (activation, mut budget) = (Activation::new(), Budget::default());
+    Evaluation { activation: &activation, scope: Vec::new(), budget: &mut budget }.eval(node).ok()
+}
+
 struct Evaluation<'e, 'a> {
     activation: &'e Activation<'a>,
     /// Variables of comprehensions; errors are kept as values until they are used.
@@ -104,39 +113,20 @@ where
     fn eval(&mut self, node: &'e Node) -> Outcome<'a> {
         match &node.kind {
             Kind::Literal(value) => Ok(value.clone()),
-            Kind::Ident(name) => self.ident(name),
-            Kind::Select(operand, field) => {
-                let operand = self.eval(operand)?;
-                self.budget.spend(1)?;
-                select(&operand, field)
-            }
-            Kind::SelectOptional(operand, field) => {
-                let operand = self.eval(operand)?;
-                self.budget.spend(1)?;
-                Ok(select_optional(&operand, field))
-            }
-            Kind::Has(operand, field) => {
-                let operand = self.eval(operand)?;
-                match &operand {
-                    Value::Map(map) => Ok(Value::Bool(map.field(field).is_some())),
-                    Value::Optional(Some(inner)) => match &**inner {
-                        Value::Map(map) => Ok(Value::Bool(map.field(field).is_some())),
-                        _ => Ok(Value::Bool(false)),
-                    },
-                    Value::Optional(None) => Ok(Value::Bool(false)),
-                    other => Err(Error::new(format!("unexpected type for presence test: {}", other.type_name()))),
-                }
+            Kind::Constant(constant) => Ok(constant.value.clone()),
+            Kind::Ident(_) | Kind::Select(..) | Kind::SelectOptional(..) | Kind::Has(..) | Kind::Conditional(_) => {
+                self.attribute(node)
             }
             Kind::And(a, b) => self.logical(a, b, false),
             Kind::Or(a, b) => self.logical(a, b, true),
-            Kind::NotFalse(condition) => match self.eval(condition) {
-                Ok(Value::Bool(b)) => Ok(Value::Bool(b)),
-                Err(limit) if limit.is_limit() => Err(limit),
-                _ => Ok(Value::Bool(true)),
-            },
-            Kind::Conditional(parts) => {
-                let condition = self.eval(&parts.0)?;
-                if truth(&condition)? { self.eval(&parts.1) } else { self.eval(&parts.2) }
+            Kind::NotFalse(condition) => {
+                let outcome = self.limited(condition)?;
+                self.budget.spend(1)?;
+                Ok(Value::Bool(!matches!(outcome, Ok(Value::Bool(false)))))
+            }
+            Kind::Call(_) if attributes::is_attribute(node) => self.attribute(node),
+            Kind::Call(call) if call.member && matches!(call.function.as_str(), "or" | "orValue") => {
+                self.alternative(call)
             }
             Kind::Call(call) => self.call(call),
             Kind::List(elements) => {
@@ -179,32 +169,6 @@ where
         }
     }
 
-    fn ident(&mut self, name: &str) -> Outcome<'a> {
-        self.budget.spend(1)?;
-        if let Some((_, outcome)) = self.scope.iter().rev().find(|(held, _)| *held == name) {
-            return outcome.clone();
-        }
-        if let Some(outcome) = self.activation.get(name) {
-            return outcome.clone();
-        }
-        let ty = match name.trim_start_matches('.') {
-            "bool" => Type::Bool,
-            "int" => Type::Int,
-            "uint" => Type::Uint,
-            "double" => Type::Double,
-            "string" => Type::String,
-            "bytes" => Type::Bytes,
-            "list" => Type::Opaque("list"),
-            "map" => Type::Opaque("map"),
-            "null_type" => Type::Null,
-            "type" => Type::Type,
-            "google.protobuf.Timestamp" => Type::Timestamp,
-            "google.protobuf.Duration" => Type::Duration,
-            _ => return Err(Error::new(format!("no such attribute(s): {name}"))),
-        };
-        Ok(Value::Type(ty))
-    }
-
     /// `&&` and `||`: an error counts only if the other side does not decide.
     fn logical(&mut self, a: &'e Node, b: &'e Node, decisive: bool) -> Outcome<'a> {
         let first = match self.eval(a) {
@@ -228,14 +192,45 @@ where
         }
     }
 
+    /// `a.or(b)` and `a.orValue(b)`: `b` is not asked if `a` has a value.
+    // upstream: cel-go cel/optlib.go, evalOptionalOr
+    fn alternative(&mut self, call: &'e Call) -> Outcome<'a> {
+        let [optional, other] = call.args.as_slice() else { return Err(Error::new("no such overload")) };
+        match (self.eval(optional)?, call.function.as_str()) {
+            (Value::Optional(None), _) => self.eval(other),
+            (Value::Optional(Some(value)), "orValue") => Ok((*value).clone()),
+            (optional @ Value::Optional(_), _) => Ok(optional),
+            _ => Err(Error::new("no such overload")),
+        }
+    }
+
     fn call(&mut self, call: &'e Call) -> Outcome<'a> {
         let mut args = Vec::with_capacity(call.args.len());
+        let mut failed = None;
         for arg in &call.args {
-            args.push(self.eval(arg)?);
+            match self.limited(arg)? {
+                Ok(value) => args.push(value),
+                // Calls with one or two arguments are paid for even so.
+                Err(error) if call.args.len() <= 2 => {
+                    failed = failed.or(Some(error));
+                    args.push(Value::Null);
+                }
+                Err(error) => return Err(error),
+            }
         }
-        self.budget.spend(functions::cost(&call.function, &args))?;
+        if let Some(error) = failed {
+            self.budget.spend(call.charge.cost(&args, None))?;
+            return Err(error);
+        }
         let Some(builtin) = call.builtin else { return Err(Error::new("no such overload")) };
-        builtin(&args, call.regex.as_deref())
+        // The work is paid for before it is done, where that is possible.
+        if !call.charge.needs_result() {
+            self.budget.spend(call.charge.cost(&args, None))?;
+            return builtin(&args, call.regex.as_deref());
+        }
+        let outcome = builtin(&args, call.regex.as_deref());
+        self.budget.spend(call.charge.cost(&args, outcome.as_ref().ok()))?;
+        outcome
     }
 
     fn map(&mut self, entries: &'e [(Node, Node, bool)]) -> Outcome<'a> {
@@ -257,12 +252,21 @@ where
         Ok(Value::Map(Map::Made(Arc::new(map), None)))
     }
 
+    // upstream: operand.hasValue() ? optional.of(body with operand.value()) : optional.none()
     fn optional_map(&mut self, map: &'e OptionalMap) -> Outcome<'a> {
-        let inner = match self.eval(&map.operand)? {
+        let before = self.budget.left_for_call();
+        let operand = self.eval(&map.operand)?;
+        let again = before.saturating_sub(self.budget.left_for_call());
+        self.budget.spend(1)?;
+        let inner = match operand {
             Value::Optional(Some(inner)) => inner,
-            Value::Optional(None) => return Ok(Value::Optional(None)),
+            Value::Optional(None) => {
+                self.budget.spend(1)?;
+                return Ok(Value::Optional(None));
+            }
             _ => return Err(Error::new("no such overload")),
         };
+        self.budget.spend(again + 1 + u64::from(!map.flat))?;
         self.scope.push((&map.var, Ok((*inner).clone())));
         let body = self.eval(&map.body);
         self.scope.pop();
@@ -272,183 +276,5 @@ where
             (true, _) => Err(Error::new("no such overload")),
             (false, value) => Ok(Value::Optional(Some(Arc::new(value)))),
         }
-    }
-
-    fn comprehension(&mut self, l: &'e Loop) -> Outcome<'a> {
-        let range = self.eval(&l.range)?;
-        let pairs: Vec<(Option<Value<'a>>, Value<'a>)> = match (&range, &l.var2) {
-            (Value::List(list), None) => list.iter().map(|v| (None, v)).collect(),
-            (Value::List(list), Some(_)) => {
-                list.iter().enumerate().map(|(i, v)| (Some(Value::Int(i as i64)), v)).collect()
-            }
-            (Value::Map(map), None) => map.keys().into_iter().map(|key| (None, key)).collect(),
-            (Value::Map(map), Some(_)) => map.entries().into_iter().map(|(key, v)| (Some(key.value()), v)).collect(),
-            _ => return Err(Error::new(format!("got '{}', expected iterable type", range.type_name()))),
-        };
-        let init = self.eval(&l.init)?;
-        let depth = self.scope.len();
-        let result = match &l.step {
-            Step::Next(next) => self.fold(l, next, init, pairs),
-            step => self.build(l, step, pairs),
-        };
-        self.scope.truncate(depth);
-        let result = result?;
-        self.scope.push((&l.accumulator, result));
-        let result = self.eval(&l.result);
-        self.scope.truncate(depth);
-        result
-    }
-
-    /// Binds one element; the number of variables that were bound.
-    fn enter(&mut self, l: &'e Loop, pair: (Option<Value<'a>>, Value<'a>)) {
-        match (pair, &l.var2) {
-            ((Some(first), second), Some(var2)) => {
-                self.scope.push((&l.var, Ok(first)));
-                self.scope.push((var2, Ok(second)));
-            }
-            ((_, value), _) => self.scope.push((&l.var, Ok(value))),
-        }
-    }
-
-    fn fold(
-        &mut self,
-        l: &'e Loop,
-        next: &'e Node,
-        init: Value<'a>,
-        pairs: Vec<(Option<Value<'a>>, Value<'a>)>,
-    ) -> Result<Outcome<'a>, Error> {
-        let depth = self.scope.len();
-        let mut accumulator: Outcome<'a> = Ok(init);
-        for pair in pairs {
-            self.budget.spend(1)?;
-            self.scope.push((&l.accumulator, accumulator.clone()));
-            if let Some(condition) = &l.condition
-                && let Ok(Value::Bool(false)) = self.limited(condition)?
-            {
-                break;
-            }
-            self.enter(l, pair);
-            accumulator = self.limited(next)?;
-            self.scope.truncate(depth);
-        }
-        Ok(accumulator)
-    }
-
-    /// The outcome, unless the work ran out.
-    fn limited(&mut self, node: &'e Node) -> Result<Outcome<'a>, Error> {
-        match self.eval(node) {
-            Err(limit) if limit.is_limit() => Err(limit),
-            outcome => Ok(outcome),
-        }
-    }
-
-    /// Loops that only add to a list or map.
-    fn build(
-        &mut self,
-        l: &'e Loop,
-        step: &'e Step,
-        pairs: Vec<(Option<Value<'a>>, Value<'a>)>,
-    ) -> Result<Outcome<'a>, Error> {
-        let depth = self.scope.len();
-        let (mut list, mut map) = (Vec::new(), BTreeMap::new());
-        for pair in pairs {
-            self.budget.spend(1)?;
-            self.enter(l, pair);
-            let added = self.add(step, &mut list, &mut map);
-            self.scope.truncate(depth);
-            match added {
-                Err(limit) if limit.is_limit() => return Err(limit),
-                Err(error) => return Ok(Err(error)),
-                Ok(()) => {}
-            }
-        }
-        Ok(Ok(match step {
-            Step::Append(..) => Value::list(list),
-            _ => Value::Map(Map::Made(Arc::new(map), None)),
-        }))
-    }
-
-    fn add(
-        &mut self,
-        step: &'e Step,
-        list: &mut Vec<Value<'a>>,
-        map: &mut BTreeMap<Key, Value<'a>>,
-    ) -> Result<(), Error> {
-        let (Step::Append(condition, _) | Step::Insert(condition, ..) | Step::Merge(condition, _)) = step else {
-            return Ok(());
-        };
-        if let Some(condition) = condition {
-            let holds = self.eval(condition)?;
-            if !truth(&holds)? {
-                return Ok(());
-            }
-        }
-        let mut insert = |key: Key, value| match map.insert(key, value) {
-            None => Ok(()),
-            Some(_) => Err(Error::new("insert failed: key already exists")),
-        };
-        match step {
-            Step::Append(_, element) => list.push(self.eval(element)?),
-            Step::Insert(_, key, value) => {
-                let key = self.eval(key)?;
-                let key = Key::of(&key).ok_or_else(|| Error::new("unsupported key type"))?;
-                insert(key, self.eval(value)?)?;
-            }
-            Step::Merge(_, entries) => match self.eval(entries)? {
-                Value::Map(entries) => {
-                    for (key, value) in entries.entries() {
-                        insert(key, value)?;
-                    }
-                }
-                _ => return Err(Error::new("no such overload")),
-            },
-            Step::Next(_) => {}
-        }
-        Ok(())
-    }
-}
-
-fn select<'a>(operand: &Value<'a>, field: &str) -> Outcome<'a> {
-    match operand {
-        Value::Map(map) => map.field(field).ok_or_else(|| Error::new(format!("no such key: {field}"))),
-        Value::Optional(_) => Ok(select_optional(operand, field)),
-        other => Err(Error::new(format!(
-            "unsupported field selection on type '{}': no such key: {field}",
-            other.type_name()
-        ))),
-    }
-}
-
-fn select_optional<'a>(operand: &Value<'a>, field: &str) -> Value<'a> {
-    let inner = match operand {
-        Value::Optional(Some(inner)) => inner,
-        other => other,
-    };
-    match inner {
-        Value::Map(map) => Value::Optional(map.field(field).map(Arc::new)),
-        _ => Value::Optional(None),
-    }
-}
-
-/// `a[i]` and `a[?i]`; `None` if there is no such element.
-pub(crate) fn index<'a>(operand: &Value<'a>, index: &Value<'_>) -> Result<Option<Value<'a>>, Error> {
-    match operand {
-        Value::List(list) => {
-            let number = match index {
-                Value::Int(i) => *i,
-                Value::Uint(u) => i64::try_from(*u).unwrap_or(i64::MAX),
-                Value::Double(d) if d.fract() == 0.0 => *d as i64,
-                other => return Err(Error::new(format!("unsupported index type '{}' in list", other.type_name()))),
-            };
-            Ok(usize::try_from(number).ok().and_then(|i| list.get(i)))
-        }
-        Value::Map(map) => Ok(Key::of(index).and_then(|key| map.get(&key))),
-        _ => Err(Error::new("no such overload")),
-    }
-}
-
-impl<'a> List<'a> {
-    pub(crate) fn to_vec(&self) -> Vec<Value<'a>> {
-        self.iter().collect()
     }
 }

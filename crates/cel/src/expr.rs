@@ -1,4 +1,5 @@
 //! Expressions as the checker and the evaluator see them. Start at [`Node`].
+use crate::charge::Charge;
 use crate::functions::Builtin;
 use crate::value::Value;
 use regex::Regex;
@@ -34,6 +35,7 @@ impl Node {
                 let rest = [&l.range, &l.init, &l.result];
                 most(&mut rest.into_iter().chain(&l.condition).chain(step.into_iter().flatten()))
             }
+            Kind::Constant(constant) => constant.of.levels(),
             Kind::Bind(bind) => bind.value.levels().max(bind.body.levels()),
             Kind::OptionalMap(map) => map.operand.levels().max(map.body.levels()),
         }
@@ -63,6 +65,7 @@ pub(crate) enum Kind {
     Loop(Box<Loop>),
     OptionalMap(Box<OptionalMap>),
     Bind(Box<Bind>),
+    Constant(Box<Constant>),
 }
 
 #[derive(Clone, Debug)]
@@ -72,6 +75,8 @@ pub(crate) struct Call {
     pub member: bool,
     pub args: Vec<Node>,
     pub builtin: Option<Builtin>,
+    /// What it costs; settled when the expression has been checked.
+    pub charge: Charge,
     /// A pattern that is known beforehand.
     pub regex: Option<Arc<Regex>>,
 }
@@ -118,4 +123,12 @@ pub(crate) struct Bind {
     pub var: String,
     pub value: Node,
     pub body: Node,
+}
+
+/// What is known beforehand.
+#[derive(Clone, Debug)]
+pub(crate) struct Constant {
+    pub value: Value<'static>,
+    /// The expression itself.
+    pub of: Node,
 }

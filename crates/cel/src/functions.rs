@@ -31,34 +31,6 @@ pub(crate) fn find(name: &str) -> Option<Builtin> {
         .or_else(|| authz::find(name))
 }
 
-/// What a call costs besides its arguments.
-pub(crate) fn cost(name: &str, args: &[Value<'_>]) -> u64 {
-    let size = |value: &Value<'_>| match value {
-        Value::String(s) => s.len() as u64 / 10,
-        Value::Bytes(b) => b.len() as u64 / 10,
-        Value::List(list) => list.len() as u64,
-        Value::Map(map) => map.len() as u64,
-        _ => 0,
-    };
-    let sizes = || args.iter().map(size).fold(0, u64::saturating_add);
-    match name {
-        "_[_]" | "_[?_]" | "size" | "type" | "dyn" | "first" | "last" | "value" | "orValue" | "hasValue" => 1,
-        "matches" | "find" | "findAll" => {
-            let [text, pattern, ..] = args else { return 1 };
-            (1 + size(text)).saturating_mul(1 + size(pattern) * 10 / 4)
-        }
-        "sets.contains" | "sets.equivalent" | "sets.intersects" => {
-            1 + args.iter().map(size).fold(1, u64::saturating_mul)
-        }
-        "distinct" | "sort" => {
-            let n = sizes();
-            1 + n.saturating_mul(n)
-        }
-        "check" => 350_000,
-        _ => 1 + sizes(),
-    }
-}
-
 pub(crate) fn no_overload<'a>() -> Outcome<'a> {
     Err(Error::new("no such overload"))
 }

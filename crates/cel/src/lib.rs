@@ -16,6 +16,7 @@
 //! Why the `cel` crate's evaluator is not used: it has no limit on the work that an expression may cause and no static
 //! types, both of which the API promises. `kube-cel` builds on that evaluator.
 pub mod authorizer;
+mod charge;
 mod check;
 pub mod compile;
 pub mod cost;
@@ -26,6 +27,7 @@ mod functions;
 mod lower;
 mod macros;
 pub mod schema;
+mod settle;
 mod signatures;
 pub mod sizes;
 pub mod types;

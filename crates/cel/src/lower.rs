@@ -1,4 +1,5 @@
 //! From the parser's tree to [`Node`]s: names are resolved to variables and functions, macros to loops.
+use crate::charge::Charge;
 use crate::expr::{Call, Kind, Loop, Node, Step};
 use crate::functions;
 use crate::macros;
@@ -141,7 +142,7 @@ impl Lowering<'_> {
             }
         }
         let builtin = functions::find(&function);
-        Kind::Call(Box::new(Call { function, member, args, builtin, regex }))
+        Kind::Call(Box::new(Call { function, member, args, builtin, charge: Charge::One, regex }))
     }
 
     /// Judges a text from which a time is made.

@@ -1,5 +1,6 @@
 //! Macros that the parser leaves: two-variable comprehensions and the optional ones.
 // upstream: cel-go ext, TwoVarComprehensions; cel, OptionalTypes
+use crate::charge::Charge;
 use crate::expr::{Bind, Call, Kind, Loop, Node, OptionalMap, Step};
 use crate::functions;
 use crate::lower::Lowering;
@@ -71,7 +72,14 @@ pub(crate) fn expand(
     let accumulator = || node(Kind::Ident(ACCUMULATOR.to_owned()));
     let call = |function: &str, args| {
         let builtin = functions::find(function);
-        node(Kind::Call(Box::new(Call { function: function.to_owned(), member: false, args, builtin, regex: None })))
+        node(Kind::Call(Box::new(Call {
+            function: function.to_owned(),
+            member: false,
+            args,
+            builtin,
+            charge: Charge::One,
+            regex: None,
+        })))
     };
     let literal = |value| node(Kind::Literal(value));
     let filter = bodies.pop();
@@ -136,6 +144,7 @@ fn sort_by(at: u32, list: Node, var: &str, key: Node) -> Kind {
         member: true,
         args: vec![list_again(), node(keys)],
         builtin: functions::find(function),
+        charge: Charge::One,
         regex: None,
     };
     let body = node(Kind::Call(Box::new(call)));

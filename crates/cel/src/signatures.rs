@@ -272,7 +272,20 @@ pub(crate) fn fitting(name: &str, member: bool, args: &[Type]) -> Vec<Fit> {
         let fits = signature.args.iter().zip(args).all(|(wanted, given)| unify(wanted, given, &mut bound));
         fits.then(|| Fit { signature, result: substitute(&signature.result, &bound) })
     };
-    fitting.filter_map(fit).collect()
+    let fits = fitting.filter_map(fit);
+    // What is not known yet becomes what the first overload wants.
+    if args.iter().any(is_open) { fits.take(1).collect() } else { fits.collect() }
+}
+
+/// Whether the type leaves something open, as that of an empty list does.
+fn is_open(ty: &Type) -> bool {
+    match ty {
+        Type::Unknown => true,
+        Type::List(of) => is_open(&of.element),
+        Type::Map(of) => is_open(&of.0) || is_open(&of.1),
+        Type::Optional(of) => is_open(of),
+        _ => false,
+    }
 }
 
 /// The type of a call's result; `None` if no overload fits.

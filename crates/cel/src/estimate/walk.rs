@@ -141,6 +141,7 @@ impl<'n> Walk<'n> {
             Kind::Loop(l) => self.comprehension(l, ty),
             Kind::OptionalMap(map) => self.optional_map(map, ty),
             Kind::Bind(bind) => self.bind(bind, ty),
+            Kind::Constant(constant) => self.node(&constant.of),
         }
     }
 
@@ -310,7 +311,8 @@ impl<'n> Walk<'n> {
         let mut part = Part::new(cost, ty);
         match &l.init.kind {
             Kind::Literal(_) => part.size = size,
-            Kind::List(_) | Kind::Map(_) => (part.size, part.entry) = (Some(count), step_entry),
+            // Empty lists and maps are known beforehand.
+            Kind::List(_) | Kind::Map(_) | Kind::Constant(_) => (part.size, part.entry) = (Some(count), step_entry),
             _ => {}
         }
         part

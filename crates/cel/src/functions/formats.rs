@@ -24,6 +24,19 @@ const NAMES: [&str; 13] = [
     "datetime",
 ];
 
+/// How long upstream takes the pattern behind a format for, in characters.
+pub(crate) fn pattern_size(name: &str) -> u64 {
+    match name {
+        "dns1123Label" | "dns1035Label" | "dns1123LabelPrefix" | "dns1035LabelPrefix" => 30,
+        "dns1123Subdomain" | "qualifiedName" | "dns1123SubdomainPrefix" => 60,
+        "labelValue" => 40,
+        "uri" => 1103,
+        "uuid" => 70,
+        "byte" => 84,
+        _ => 71,
+    }
+}
+
 pub(crate) fn find(name: &str) -> Option<Builtin> {
     let function: Builtin = match name {
         "format.named" => |args, _| {
