@@ -223,6 +223,15 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_list_that_is_always_written_is_none() {
+        let node = lookup("storage.k8s.io", "v1", "CSINode").unwrap();
+        assert_eq!(decode(br#"{"spec": {"drivers": []}}"#, node).unwrap().value["spec"], json!({"drivers": null}));
+        let definition = lookup("apiextensions.k8s.io", "v1", "CustomResourceDefinition").unwrap();
+        let kept = decode(br#"{"spec": {"versions": []}}"#, definition).unwrap().value;
+        assert_eq!(kept["spec"]["versions"], json!([]));
+    }
+
+    #[test]
     fn unknown_and_duplicate_fields_are_noted_and_dropped() {
         let decoded = deployment(
             r#"{"spec": {"foo": 1, "replicas": 1, "replicas": 2, "Paused": true,

@@ -1,4 +1,5 @@
 //! Schema facts of the built-in types: fields, protobuf numbers, list types, patch strategies. Start at [`lookup`].
+pub mod go;
 mod table;
 
 use std::{collections::HashMap, sync::LazyLock};

@@ -1,5 +1,6 @@
 //! What changed between two values, as a unified diff of their JSON. Start at [`diff`].
 // upstream: k8s.io/apimachinery/pkg/util/diff
+use pintle_api::facts;
 use serde_json::Value;
 use std::fmt::Write;
 
@@ -18,7 +19,59 @@ enum Edit {
 
 /// The lines by which the JSON of `a` and `b` differ; empty if none do.
 pub fn diff(a: &Value, b: &Value) -> String {
-    let (a, b) = (pretty(a), pretty(b));
+    lines(&pretty(a), &pretty(b))
+}
+
+/// The same for two values of the type of this name, in the form of upstream's internal type.
+pub fn internal(ty: &str, a: &Value, b: &Value) -> String {
+    let Some(ty) = facts::by_name(ty) else { return diff(a, b) };
+    lines(&indented(&facts::go::internal(ty, a)), &indented(&facts::go::internal(ty, b)))
+}
+
+/// Compact JSON, a line for each value, its fields in the order in which they are.
+fn indented(json: &str) -> String {
+    let (mut out, mut depth, mut in_text, mut escaped) = (String::new(), 0usize, false, false);
+    let mut chars = json.chars().peekable();
+    let line = |out: &mut String, depth: usize| {
+        out.push('\n');
+        out.push_str(&" ".repeat(depth));
+    };
+    while let Some(c) = chars.next() {
+        if in_text {
+            out.push(c);
+            (in_text, escaped) = (escaped || c != '"', !escaped && c == '\\');
+            continue;
+        }
+        match c {
+            '{' | '[' => {
+                out.push(c);
+                if let Some(end) = chars.next_if(|next| matches!(next, '}' | ']')) {
+                    out.push(end);
+                } else {
+                    depth += 1;
+                    line(&mut out, depth);
+                }
+            }
+            '}' | ']' => {
+                depth = depth.saturating_sub(1);
+                line(&mut out, depth);
+                out.push(c);
+            }
+            ',' => {
+                out.push(c);
+                line(&mut out, depth);
+            }
+            ':' => out.push_str(": "),
+            c => {
+                in_text = c == '"';
+                out.push(c);
+            }
+        }
+    }
+    out
+}
+
+fn lines(a: &str, b: &str) -> String {
     let (a, b): (Vec<&str>, Vec<&str>) = (a.lines().collect(), b.lines().collect());
     let edits = edits(&a, &b);
     let mut out = String::new();
@@ -115,6 +168,14 @@ fn shortest(a: &[&str], b: &[&str]) -> Vec<Edit> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn compact_json_is_indented_as_gos() {
+        let json = r#"{"A":[],"B":{"C":"x:,\"{","D":[1,2]}}"#;
+        let wanted = "{\n \"A\": [],\n \"B\": {\n  \"C\": \"x:,\\\"{\",\n  \"D\": [\n   1,\n   2\n  ]\n }\n}";
+        assert_eq!(indented(json), wanted);
+    }
+
     use serde_json::json;
 
     #[test]

@@ -118,7 +118,11 @@ impl<'a> Seed<'a> {
             Some((ty, field)) => {
                 let (ty, names) = (ty.go_name(), self.place.names);
                 // Only the field itself has a named Go type, not the items in it.
-                let expected = if field.shape == *self.shape { field.go_type() } else { expected };
+                let expected = match field.shape {
+                    shape if shape == *self.shape => field.go_type(),
+                    Shape::List(item) if *item == *self.shape => field.go_type().trim_start_matches("[]").to_owned(),
+                    _ => expected,
+                };
                 format!("json: cannot unmarshal {got} into Go struct field {ty}.{names} of type {expected}")
             }
             None => format!("json: cannot unmarshal {got} into Go value of type {expected}"),
@@ -249,7 +253,7 @@ impl<'a> Seed<'a> {
             // An empty list of managers asks for them to be forgotten.
             let kept =
                 field.name == "managedFields" && matches!(self.place.names, Names::Field(Names::Root, _, "metadata"));
-            if value.is_null() || (omitted(field, &value) && !kept) {
+            if value.is_null() || (omitted(field, &value) && !kept) || forgotten(ty, field, &value) {
                 map.remove(field.name);
             } else {
                 map.insert(key.0, value);
@@ -292,6 +296,19 @@ impl<'a> Seed<'a> {
         }
         Ok(Value::Array(list))
     }
+}
+
+/// Whether a list or map is one that Go writes in any case and that protobuf, in which upstream stores objects, cannot tell
+/// from none. Definitions and APIServices are stored as JSON.
+fn forgotten(ty: &Type, field: &Field, value: &Value) -> bool {
+    let empty = match (value, &field.shape) {
+        (Value::Array(list), Shape::List(_)) => list.is_empty(),
+        (Value::Object(map), Shape::Map(_)) => map.is_empty(),
+        _ => false,
+    };
+    let as_json =
+        || ["apiextensions-apiserver.", "kube-aggregator."].iter().any(|package| ty.name.starts_with(package));
+    empty && !field.omits_zero() && !as_json()
 }
 
 /// Whether the facts say nothing of what is inside.
@@ -371,6 +388,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
         match self.shape {
             Shape::List(item) | Shape::WrappedList(item) => self.items(item, access),
             Shape::Json | Shape::RawExtension | Shape::FieldsV1 => self.items(&Shape::Json, access),
+            Shape::Quantity => self.quantity("[".into()),
             _ => self.mismatch("array"),
         }
     }
@@ -380,6 +398,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
             Shape::Object(id) => self.fields(id.get(), access),
             Shape::Map(value) => self.entries(value, access),
             Shape::Json | Shape::RawExtension | Shape::FieldsV1 => self.entries(&Shape::Json, access),
+            Shape::Quantity => self.quantity("{".into()),
             _ => self.mismatch("object"),
         }
     }

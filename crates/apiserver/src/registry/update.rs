@@ -113,14 +113,6 @@ impl Registry {
         } else {
             strategy.validate_update(new, old)
         });
-        let mut seen = Vec::new();
-        errors.retain(|error| {
-            let text = error.to_string();
-            !seen.contains(&text) && {
-                seen.push(text);
-                true
-            }
-        });
         if !errors.is_empty() {
             return Err(ApiError::invalid(write.resource.group_kind(), old.name(), &errors));
         }

@@ -7,9 +7,7 @@ use crate::context::RequestContext;
 use crate::list_options::ListOptions;
 use crate::negotiate::{ACCEPTED, JSON, PROTOBUF, YAML, header};
 use crate::patch::{APPLY, JSON_PATCH, MERGE_PATCH, Patch};
-use crate::registry::{
-    DeleteOptions, Deleted, Write, Written, ensure_namespace, is_storage_version, object_key, ownership,
-};
+use crate::registry::{DeleteOptions, Deleted, Write, Written, ensure_namespace, is_storage_version, ownership};
 use crate::respond::{self, Shown};
 use crate::strategy;
 use futures::StreamExt;
@@ -55,6 +53,8 @@ impl ApiServer {
         let mut object = read_typed(call, &call.resource, body)?;
         record_object(call, &object);
         let name = &call.cx.info.name;
+        // upstream: the namespace is looked at before the name
+        ensure_namespace(&call.resource, &call.namespace, &mut object)?;
         match object.name() {
             "" => {
                 let text =
@@ -67,7 +67,6 @@ impl ApiServer {
             }
             _ => {}
         }
-        ensure_namespace(&call.resource, &call.namespace, &mut object)?;
         let write = self.write_of(call, is_dry_run(&options), &options);
         let mut replace = |old: Option<&Value>| {
             check_uid(call, &object, old)?;
@@ -319,6 +318,10 @@ fn write_options(call: &Call, kind: &'static str) -> Result<Value, ApiError> {
         errors.push(FieldError::not_supported(&path, validation, &["", "Ignore", "Strict", "Warn"]));
     }
     let manager = query.text("fieldManager");
+    if kind == "PatchOptions" && manager.is_empty() && content_type(&call.parts.headers) == APPLY {
+        let path = Path::root("fieldManager");
+        errors.insert(0, FieldError::required(&path, "is required for apply patch"));
+    }
     if manager.len() > 128 {
         errors.push(FieldError::too_long(&Path::root("fieldManager"), 128));
     }
@@ -349,8 +352,7 @@ fn write_options(call: &Call, kind: &'static str) -> Result<Value, ApiError> {
 /// A replacement that names a UID is meant for that object only.
 fn check_uid(call: &Call, new: &Value, old: Option<&Value>) -> Result<(), ApiError> {
     let Some(old) = old.filter(|old| !new.uid().is_empty() && new.uid() != old.uid()) else { return Ok(()) };
-    let key = object_key(&call.resource, &call.namespace, old.name());
-    let key = String::from_utf8_lossy(&key).into_owned();
+    let key = upstream_key(&call.resource, &call.namespace, old.name());
     let text = format!(
         "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: \
          UID in precondition: {}, UID in object meta: {}",
@@ -364,6 +366,26 @@ fn check_uid(call: &Call, new: &Value, old: Option<&Value>) -> Result<(), ApiErr
 fn go_rune(c: char) -> String {
     let code = format!("U+{:04X}", u32::from(c));
     if c.is_control() { code } else { format!("{code} '{c}'") }
+}
+
+/// The key under which upstream keeps an object.
+// upstream: pkg/kubeapiserver/default_storage_factory_builder.go, specialDefaultResourcePrefixes
+fn upstream_key(resource: &Resource, namespace: &str, name: &str) -> String {
+    let with_group = resource.custom.is_some()
+        || ["apiextensions.k8s.io", "apiregistration.k8s.io"].contains(&resource.group.as_str());
+    let prefix = match (resource.group.as_str(), resource.plural.as_str()) {
+        ("", "replicationcontrollers") => "controllers".to_owned(),
+        ("", "endpoints") => "services/endpoints".to_owned(),
+        ("", "nodes") => "minions".to_owned(),
+        ("", "services") => "services/specs".to_owned(),
+        ("networking.k8s.io", "ingresses") => "ingress".to_owned(),
+        (group, plural) if with_group => format!("{group}/{plural}"),
+        (_, plural) => plural.to_owned(),
+    };
+    match namespace {
+        "" => format!("/registry/{prefix}/{name}"),
+        namespace => format!("/registry/{prefix}/{namespace}/{name}"),
+    }
 }
 
 fn check_dry_run(values: &[&str], errors: &mut Vec<FieldError>) {

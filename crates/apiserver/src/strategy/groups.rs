@@ -14,7 +14,12 @@ use pintle_api::names;
 use serde_json::{Value, json};
 
 /// Addresses are named as what they are, in canonical form.
-static IP_ADDRESS: Rules = Rules { name: ip_name, ..Rules::PLAIN };
+static IP_ADDRESS: Rules = Rules {
+    name: ip_name,
+    validate: networking::ip_address,
+    validate_update: networking::ip_address_update,
+    ..Rules::PLAIN
+};
 
 // upstream: apimachinery pkg/util/validation, IsValidIP
 fn ip_name(name: &str) -> Vec<String> {
@@ -171,7 +176,6 @@ static POD_DISRUPTION_BUDGET: Rules = Rules {
 };
 
 static ROLE: Rules = Rules {
-    standard_finalizers: false,
     validate: rbac::role,
     validate_update: |new, _| rbac::role(new),
     name: names::path_segment,
@@ -275,6 +279,7 @@ static RUNTIME_CLASS: Rules = Rules {
     validate_update: rules::runtime_class_update,
     create_on_update: true,
     unconditional_update: false,
+    standard_finalizers: false,
     ..Rules::PLAIN
 };
 

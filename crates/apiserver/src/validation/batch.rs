@@ -1,6 +1,6 @@
 //! Jobs and CronJobs.
 use super::apps::{mismatch, selects};
-use super::common::{domain_prefixed_path, label_selector};
+use super::common::{domain_prefixed_path, internal, label_selector};
 use super::field::{Errors, Field};
 use super::pod;
 use crate::value::{Read, same};
@@ -109,7 +109,7 @@ fn job_spec(spec: &Field<'_>, errors: &mut Errors) {
     }
     if mode.text() == "Indexed" {
         indexed(spec, errors);
-    } else {
+    } else if matches!(mode.text(), "" | "NonIndexed") {
         for field in [&per_index, &max_failed].into_iter().filter(|f| f.is_set()) {
             errors.push(field.invalid("requires indexed completion mode"));
         }
@@ -123,7 +123,8 @@ fn job_spec(spec: &Field<'_>, errors: &mut Errors) {
         if mode.text() == "Indexed" {
             success_policy(spec, &success.child("rules"), errors);
         } else {
-            errors.push(success.invalid("requires indexed completion mode"));
+            let shown = internal("api.batch.v1.SuccessPolicy", success.value);
+            errors.push(FieldError::invalid(&success.path, shown, "requires indexed completion mode"));
         }
     }
     let replacement = spec.child("podReplacementPolicy");
@@ -271,7 +272,8 @@ fn success_policy(spec: &Field<'_>, rules: &Field<'_>, errors: &mut Errors) {
 
 /// A changed Job: while it is suspended, where its pods may run can still change.
 pub(crate) fn job_update(new: &Value, old: &Value) -> Errors {
-    let (mut errors, spec, before) = (Errors::new(), Field::root(new, "spec"), old.field("spec"));
+    // upstream judges the spec twice
+    let (mut errors, spec, before) = (job(new), Field::root(new, "spec"), old.field("spec"));
     spec_with_selector(&spec, &mut errors);
     let completions = spec.child("completions");
     if spec.value.text("completionMode") != "Indexed" {
@@ -290,7 +292,8 @@ pub(crate) fn job_update(new: &Value, old: &Value) -> Errors {
         undo_scheduling_changes(&mut allowed, before.field("template"));
     }
     if !same(&allowed, before.field("template")) {
-        errors.push(template.invalid("field is immutable"));
+        let shown = internal("api.core.v1.PodTemplateSpec", template.value);
+        errors.push(FieldError::invalid(&template.path, shown, "field is immutable"));
     }
     for field in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"] {
         spec.child(field).immutable(before.field(field), &mut errors);

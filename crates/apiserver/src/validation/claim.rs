@@ -110,7 +110,7 @@ pub(crate) fn update(new: &Value, old: &Value) -> Errors {
         }
     }
     if !same(&now, &then) {
-        let changes = crate::diff::diff(&then, &now);
+        let changes = crate::diff::internal("api.core.v1.PersistentVolumeClaimSpec", &then, &now);
         errors.push(at.forbidden(format!(
             "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n\
              {changes}"

@@ -3,6 +3,7 @@ use super::field::{Errors, Field};
 use crate::value::Read;
 use ipnet::IpNet;
 use pintle_api::{
+    facts,
     field::{BadValue, FieldError},
     names,
     quantity::Quantity,
@@ -43,6 +44,14 @@ pub(crate) fn label_selector(selector: &Field<'_>, errors: &mut Errors) {
         }
         requirement.child("key").text_checked(names::qualified_name, errors);
         values.items().for_each(|value| value.checked(names::label_value, errors));
+    }
+}
+
+/// `value` as upstream prints its internal type of this name.
+pub(crate) fn internal(ty: &str, value: &Value) -> BadValue {
+    match facts::by_name(ty) {
+        Some(ty) => BadValue::json(facts::go::internal(ty, value)),
+        None => BadValue::from(value),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The plainer kinds of the core group: ConfigMaps, Secrets, Namespaces, Nodes, Endpoints, quotas, limits, events.
 use super::common::{cidr, endpoint_ip, go_struct, ip, quantity};
 use super::field::{Errors, Field};
-use super::resources::{amount, is_huge_pages, may_be_overcommitted, resource_name};
+use super::resources::{amount, container_resource_name, is_huge_pages, may_be_overcommitted, resource_name};
 use super::scheduling::TAINT_EFFECTS;
 use crate::value::{Read, same};
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -458,7 +458,10 @@ pub(crate) fn limit_range(object: &Value) -> Errors {
         let is_pod = kind.text() == "Pod";
         for list in ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"].iter().map(|l| item.child(l)) {
             for (name, value) in list.entries() {
-                resource_name(name, &value, &mut errors);
+                match kind.text() {
+                    "Pod" | "Container" => container_resource_name(name, &value, &mut errors),
+                    _ => resource_name(name, &value, &mut errors),
+                }
             }
         }
         for field in ["default", "defaultRequest"].iter().map(|f| item.child(f)) {

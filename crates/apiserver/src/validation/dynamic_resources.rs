@@ -4,10 +4,11 @@
 pub(crate) mod slices;
 pub(crate) mod status;
 
+use super::common::internal;
 use super::field::{Errors, Field};
 use super::resources::is_extended;
 use super::volumes::csi_driver as driver_name;
-use crate::value::Read;
+use crate::value::{Read, same};
 use pintle_api::{
     field::{FieldError, Path},
     names,
@@ -40,9 +41,16 @@ pub(crate) fn claim(object: &Value) -> Errors {
 
 /// A changed ResourceClaim: its spec stays.
 pub(crate) fn claim_update(new: &Value, old: &Value) -> Errors {
-    let mut errors = Errors::new();
-    Field::root(new, "spec").immutable(old.field("spec"), &mut errors);
-    errors
+    immutable("api.resource.v1.ResourceClaimSpec", new, old)
+}
+
+/// The spec, of this type, must be what it was.
+fn immutable(ty: &str, new: &Value, old: &Value) -> Errors {
+    let spec = Field::root(new, "spec");
+    if same(spec.value, old.field("spec")) {
+        return Errors::new();
+    }
+    vec![FieldError::invalid(&spec.path, internal(ty, spec.value), "field is immutable")]
 }
 
 /// A new ResourceClaimTemplate.
@@ -63,8 +71,8 @@ pub(crate) fn template(object: &Value) -> Errors {
 
 /// A changed ResourceClaimTemplate: its spec stays.
 pub(crate) fn template_update(new: &Value, old: &Value) -> Errors {
-    let mut errors = Errors::new();
-    Field::root(new, "spec").immutable(old.field("spec"), &mut errors);
+    let mut errors = template(new);
+    errors.extend(immutable("api.resource.v1.ResourceClaimTemplateSpec", new, old));
     errors
 }
 

@@ -120,7 +120,7 @@ pub(crate) fn runtime_class(object: &Value) -> Errors {
 
 /// A changed RuntimeClass.
 pub(crate) fn runtime_class_update(new: &Value, old: &Value) -> Errors {
-    let mut errors = Errors::new();
+    let mut errors = runtime_class(new);
     Field::root(new, "handler").immutable(old.field("handler"), &mut errors);
     errors
 }

@@ -1,8 +1,8 @@
 //! Ingresses, IngressClasses, NetworkPolicies, service ranges and EndpointSlices.
-use super::common::{cidr, domain_prefixed_path, endpoint_ip, ip, label_selector};
+use super::common::{cidr, domain_prefixed_path, endpoint_ip, internal, ip, label_selector};
 use super::field::{Errors, Field};
 use super::service::load_balancer_point;
-use crate::value::Read;
+use crate::value::{Read, same};
 use ipnet::IpNet;
 use pintle_api::{field::FieldError, names};
 use serde_json::Value;
@@ -162,10 +162,8 @@ pub(crate) fn ingress_class(object: &Value) -> Errors {
         errors.push(scope.missing(""));
         return errors;
     }
-    if !namespace.is_zero() {
-        namespace.checked(names::dns1123_label, &mut errors);
-    }
     match scope.text() {
+        "Namespace" if namespace.is_set() => namespace.checked(names::dns1123_label, &mut errors),
         "Namespace" => namespace.required("`parameters.scope` is set to 'Namespace'", &mut errors),
         "Cluster" if !namespace.is_zero() => {
             errors.push(namespace.forbidden("`parameters.scope` is set to 'Cluster'"));
@@ -263,6 +261,40 @@ fn ip_block(block: &Field<'_>, errors: &mut Errors) {
 }
 
 /// A new ServiceCIDR.
+/// A new IPAddress: what it is the address of.
+// upstream: validateIPAddressParentReference
+pub(crate) fn ip_address(object: &Value) -> Errors {
+    let (mut errors, spec) = (Errors::new(), Field::root(object, "spec"));
+    let parent = spec.child("parentRef");
+    if !parent.is_set() {
+        errors.push(parent.missing(""));
+        return errors;
+    }
+    let (group, namespace) = (parent.child("group"), parent.child("namespace"));
+    if !group.is_zero() {
+        group.checked(names::dns1123_subdomain, &mut errors);
+    }
+    for field in ["resource", "name"] {
+        parent.child(field).required_checked(names::path_segment, &mut errors);
+    }
+    if !namespace.is_zero() {
+        namespace.checked(names::path_segment, &mut errors);
+    }
+    errors
+}
+
+/// A changed IPAddress: its parent stays.
+pub(crate) fn ip_address_update(new: &Value, old: &Value) -> Errors {
+    let (mut errors, spec) = (Errors::new(), Field::root(new, "spec"));
+    let (parent, before) = (spec.child("parentRef"), old.field("spec").field("parentRef"));
+    if !same(parent.value, before) {
+        let shown = internal("api.networking.v1.ParentReference", parent.value);
+        errors.push(FieldError::invalid(&parent.path, shown, "field is immutable"));
+    }
+    errors
+}
+
+/// A new ServiceCIDR.
 pub(crate) fn service_cidr(object: &Value) -> Errors {
     let (mut errors, spec) = (Errors::new(), Field::root(object, "spec"));
     let list = spec.child("cidrs");
@@ -287,7 +319,20 @@ pub(crate) fn service_cidr(object: &Value) -> Errors {
 /// A changed ServiceCIDR.
 pub(crate) fn service_cidr_update(new: &Value, old: &Value) -> Errors {
     let mut errors = Errors::new();
-    Field::root(new, "spec").child("cidrs").immutable(old.field("spec").field("cidrs"), &mut errors);
+    let (spec, before) = (Field::root(new, "spec"), old.field("spec").items("cidrs"));
+    let ranges = spec.child("cidrs");
+    let count = ranges.items().count();
+    let grows = before.len() == 1 && count == 2;
+    if before.len() != count && !grows {
+        ranges.immutable(old.field("spec").field("cidrs"), &mut errors);
+        return errors;
+    }
+    for (range, was) in ranges.items().zip(before).filter(|(range, was)| range.value != *was) {
+        range.immutable(was, &mut errors);
+    }
+    if grows {
+        errors.extend(service_cidr(new));
+    }
     errors
 }
 
@@ -339,6 +384,13 @@ fn endpoint_rules(endpoint: &Field<'_>, kind: &str, errors: &mut Errors) {
     endpoint.child("hostname").checked(names::dns1123_label, errors);
     let hints = endpoint.child("hints");
     let mut seen = Vec::new();
+    let nodes = hints.child("forNodes");
+    let mut seen_nodes = Vec::new();
+    for node in nodes.items() {
+        let name = node.child("name");
+        super::common::unique(&mut seen_nodes, &name, errors);
+        name.text_checked(names::dns1123_subdomain, errors);
+    }
     for zone in hints.child("forZones").items() {
         let name = zone.child("name");
         super::common::unique(&mut seen, &name, errors);

@@ -1,14 +1,14 @@
 //! Pods and pod templates. Start at [`create`], [`update`] and [`template`].
-use super::common::{ip, labels, names_of};
+use super::common::{internal, ip, labels, names_of};
 use super::container::{self, Pod, no_padding};
 use super::field::{Errors, Field};
-use super::resources::pod_resources;
+use super::resources::{container_resources, pod_resources};
 use super::scheduling::{affinity, tolerations, topology_spread};
 use super::security::pod_security;
 use super::volumes::volumes;
 use crate::value::{Read, same};
 use pintle_api::{field::FieldError, names};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// A new pod.
 // upstream: ValidatePodCreate
@@ -101,6 +101,12 @@ fn spec(spec: &Field<'_>, pod_name: &str, is_pod: bool, errors: &mut Errors) {
     container::containers(&spec.child("containers"), pod, errors);
     container::init_containers(&spec.child("initContainers"), pod, errors);
     container::ephemeral_containers(&spec.child("ephemeralContainers"), pod, errors);
+    let overhead = spec.child("overhead");
+    if overhead.is_set() {
+        // upstream judges it as the limits of a container
+        let limits = json!({ "limits": overhead.value });
+        container_resources(&Field { value: &limits, ..overhead }, &[], errors);
+    }
     let resources = spec.child("resources");
     if resources.is_set() {
         pod_resources(&resources, errors);
@@ -191,11 +197,15 @@ fn resource_claims(list: &Field<'_>, errors: &mut Errors) {
         }
         let (direct, template) = (claim.child("resourceClaimName"), claim.child("resourceClaimTemplateName"));
         match (direct.is_set(), template.is_set()) {
-            (true, true) => errors.push(
-                claim.invalid("at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified"),
-            ),
+            (true, true) => errors.push(invalid_claim(
+                &claim,
+                "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified",
+            )),
             (false, false) => {
-                errors.push(claim.invalid("must specify one of: `resourceClaimName`, `resourceClaimTemplateName`"));
+                errors.push(invalid_claim(
+                    &claim,
+                    "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`",
+                ));
             }
             _ => {}
         }
@@ -337,7 +347,7 @@ pub(crate) fn update(new: &Value, old: &Value) -> Errors {
     }
     let allowed = with_allowed_changes_undone(at.value, before);
     if !same(&allowed, before) {
-        let changes = crate::diff::diff(before, &allowed);
+        let changes = crate::diff::internal("api.core.v1.PodSpec", before, &allowed);
         errors.push(at.forbidden(format!("pod updates may not change fields other than {UPDATABLE}\n{changes}")));
     }
     errors
@@ -447,7 +457,7 @@ pub(crate) fn update_ephemeral_containers(new: &Value, old: &Value) -> Errors {
         match list.items().find(|c| c.value.text("name") == name) {
             None => errors.push(list.forbidden(format!("existing ephemeral containers {name:?} may not be removed\n"))),
             Some(now) if !same(now.value, before) => {
-                let changes = crate::diff::diff(before, now.value);
+                let changes = crate::diff::internal("api.core.v1.EphemeralContainer", before, now.value);
                 let text = format!("existing ephemeral containers {name:?} may not be changed\n{changes}");
                 errors.push(list.forbidden(text));
             }
@@ -455,4 +465,8 @@ pub(crate) fn update_ephemeral_containers(new: &Value, old: &Value) -> Errors {
         }
     }
     errors
+}
+
+fn invalid_claim(claim: &Field<'_>, why: &str) -> FieldError {
+    FieldError::invalid(&claim.path, internal("api.core.v1.PodResourceClaim", claim.value), why)
 }

@@ -161,14 +161,17 @@ fn match_resources(resources: &Field<'_>, errors: &mut Errors) {
     }
 }
 
-/// Only what creates or updates can be mutated.
+/// What can be mutated.
+const MUTABLE: [&str; 4] = ["*", "CONNECT", "CREATE", "UPDATE"];
+
+/// Deletions cannot be mutated.
 fn mutable_operations(resources: &Field<'_>, errors: &mut Errors) {
     let rules = resources.child("resourceRules");
     for rule in rules.items() {
         for operation in rule.child("operations").items() {
-            if !matches!(operation.text(), "CREATE" | "UPDATE") {
+            if !MUTABLE.contains(&operation.text()) {
                 let path = rules.path.child("operations");
-                errors.push(FieldError::not_supported(&path, operation.text(), &["CREATE", "UPDATE"]));
+                errors.push(FieldError::not_supported(&path, operation.text(), &MUTABLE));
             }
         }
     }
@@ -194,7 +197,7 @@ fn validation(item: &Field<'_>, envs: &Environments, errors: &mut Errors) {
     }
     let reason = item.child("reason");
     if reason.is_set() {
-        reason.one_of(&["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"], errors);
+        reason.one_of(&["Forbidden", "Invalid", "RequestEntityTooLarge"], errors);
     }
 }
 
@@ -269,7 +272,7 @@ fn param_ref(reference: &Field<'_>, errors: &mut Errors) {
     if action.is_zero() {
         errors.push(action.missing(""));
     } else {
-        action.one_of(&["Allow", "Deny"], errors);
+        action.one_of(&["Deny", "Allow"], errors);
     }
 }
 

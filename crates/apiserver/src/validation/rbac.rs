@@ -19,7 +19,12 @@ pub(crate) fn cluster_role(object: &Value) -> Errors {
     if aggregation.is_set() {
         let selectors = aggregation.child("clusterRoleSelectors");
         selectors.required("at least one clusterRoleSelector required if aggregationRule is non-nil", &mut errors);
-        selectors.items().for_each(|selector| label_selector(&selector, &mut errors));
+        for selector in selectors.items() {
+            label_selector(&selector, &mut errors);
+            if pintle_api::selector::LabelSelector::from_value(selector.value).is_err() {
+                errors.push(FieldError::invalid(&selector.path, &Value::Null, "invalid label selector."));
+            }
+        }
     }
     errors
 }

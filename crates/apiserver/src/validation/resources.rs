@@ -86,7 +86,11 @@ pub(super) fn container_resource_name(name: &str, at: &Field<'_>, errors: &mut E
 }
 
 fn pod_resource_name(name: &str, at: &Field<'_>, errors: &mut Errors) {
+    let before = errors.len();
     resource_name(name, at, errors);
+    if errors.len() > before {
+        return;
+    }
     if !matches!(name, "cpu" | "memory") && !is_huge_pages(name) {
         errors.push(FieldError::not_supported(&at.path, name, &["cpu", "hugepages-", "memory"]));
     }

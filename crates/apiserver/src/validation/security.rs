@@ -2,7 +2,10 @@
 use super::common::{descending_path, go_struct, id};
 use super::field::{Errors, Field};
 use crate::value::Read;
-use pintle_api::field::{BadValue, FieldError};
+use pintle_api::{
+    field::{BadValue, FieldError},
+    names,
+};
 use serde_json::Value;
 
 /// The security context of a container.
@@ -31,6 +34,74 @@ pub(super) fn container_security(context: &Field<'_>, host_users: bool, errors: 
         }
     }
     app_armor(&context.child("appArmorProfile"), errors);
+    windows(&context.child("windowsOptions"), errors);
+}
+
+/// What only Windows knows of.
+// upstream: validateWindowsSecurityContextOptions
+fn windows(options: &Field<'_>, errors: &mut Errors) {
+    const MAX_SPEC: usize = 64 * 1024;
+    options.child("gmsaCredentialSpecName").checked(names::dns1123_subdomain, errors);
+    let spec = options.child("gmsaCredentialSpec");
+    if spec.is_set() && spec.text().is_empty() {
+        errors.push(spec.invalid("gmsaCredentialSpec cannot be an empty string"));
+    } else if spec.text().len() > MAX_SPEC {
+        errors.push(spec.invalid("gmsaCredentialSpec size must be under 64 KiB"));
+    }
+    let user = options.child("runAsUserName");
+    if user.is_set() {
+        errors.extend(windows_user(user.text()).into_iter().map(|why| user.invalid(why)));
+    }
+}
+
+/// What is wrong with `DOMAIN\\user` or `user`.
+fn windows_user(name: &str) -> Vec<&'static str> {
+    const FORBIDDEN: &str = "\"/\\:;|=,+*?<>@[]";
+    let parts: Vec<&str> = name.split('\\').collect();
+    let (domain, user) = match parts[..] {
+        [""] => return vec!["runAsUserName cannot be an empty string"],
+        _ if name.chars().any(|c| c.is_ascii_control()) => {
+            return vec!["runAsUserName cannot contain control characters"];
+        }
+        [user] => (None, user),
+        [domain, user] => (Some(domain), user),
+        _ => return vec!["runAsUserName cannot contain more than one backslash"],
+    };
+    let mut wrong = Vec::new();
+    if domain.is_some_and(|domain| domain.len() >= 256) {
+        wrong.push("runAsUserName's Domain length must be under 256 characters");
+    }
+    if domain.is_some_and(|domain| !is_net_bios(domain) && !is_windows_dns(domain)) {
+        wrong.push("runAsUserName's Domain doesn't match the NetBios nor the DNS format");
+    }
+    if user.is_empty() {
+        wrong.push("runAsUserName's User cannot be empty");
+    } else if user.len() > 104 {
+        wrong.push("runAsUserName's User length must not be longer than 104 characters");
+    }
+    if !user.is_empty() && user.chars().all(|c| c == '.' || c == ' ') {
+        wrong.push("runAsUserName's User cannot contain only periods or spaces");
+    }
+    if user.contains(|c| FORBIDDEN.contains(c)) {
+        wrong.push("runAsUserName's User cannot contain the following characters: \"/\\:;|=,+*?<>@[]");
+    }
+    wrong
+}
+
+fn is_net_bios(domain: &str) -> bool {
+    let allowed = |c: char| !"\\/:*?\"<>|".contains(c);
+    domain.starts_with(|c| allowed(c) && c != '.') && domain.chars().count() <= 15 && domain.chars().all(allowed)
+}
+
+fn is_windows_dns(domain: &str) -> bool {
+    let label = |label: &str| {
+        let edge = |c: char| c.is_ascii_alphanumeric();
+        !label.is_empty()
+            && label.starts_with(edge)
+            && label.ends_with(edge)
+            && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+    };
+    domain.split('.').all(label)
 }
 
 fn as_go(context: &Value) -> BadValue {
@@ -66,6 +137,7 @@ pub(super) fn pod_security(context: &Field<'_>, spec: &Field<'_>, errors: &mut E
         let at = context.child("shareProcessNamespace");
         errors.push(FieldError::invalid(&at.path, true, "ShareProcessNamespace and HostPID cannot both be enabled"));
     }
+    windows(&context.child("windowsOptions"), errors);
     sysctls(&context.child("sysctls"), spec, errors);
     let change = context.child("fsGroupChangePolicy");
     if change.is_set() {

@@ -271,7 +271,8 @@ pub(crate) fn update(new: &Value, old: &Value) -> Errors {
         kept(&at, before, "clusterIPs", "primary clusterIP can not be unset", "clusterIP", &mut errors);
     }
     // The API server fills in the family after this, so that an update that names another one fails on the address.
-    if !named && !headless && !was_headless && spec.items("ipFamilies").len() != before.items("ipFamilies").len() {
+    let families = spec.items("ipFamilies").len();
+    if !named && !headless && !was_headless && families > 0 && families != before.items("ipFamilies").len() {
         kept(&at, before, "ipFamilies", "primary ipFamily can not be unset", "ipFamily", &mut errors);
     }
     let balanced = |spec: &Value| spec.text("type") == "LoadBalancer";

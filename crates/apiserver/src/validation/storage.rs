@@ -3,7 +3,7 @@ use super::claim::access_modes;
 use super::common::{go_struct, label_selector, nonnegative_quantity, quantity};
 use super::field::{Errors, Field};
 use super::scheduling::node_selector;
-use super::volumes::{csi_driver as csi_driver_name, host_path, nfs, required_of};
+use super::volumes::{csi_driver as csi_driver_name, host_path, nfs, required_of, second_name};
 use crate::value::{Read, same};
 use pintle_api::{
     field::{FieldError, Path},
@@ -92,8 +92,8 @@ fn sources(spec: &Field<'_>, errors: &mut Errors) {
         if !source.is_set() {
             continue;
         }
-        if found > 0 {
-            errors.push(source.forbidden("may not specify more than 1 volume type"));
+        if found > 0 && kind != "flexVolume" {
+            errors.push(spec.child(second_name(kind)).forbidden("may not specify more than 1 volume type"));
             continue;
         }
         found += 1;
@@ -133,7 +133,9 @@ fn csi_source(source: &Field<'_>, errors: &mut Errors) {
 
 /// A changed PersistentVolume: its source stays.
 pub(crate) fn persistent_volume_update(new: &Value, old: &Value) -> Errors {
+    // upstream judges it twice
     let mut errors = persistent_volume(new);
+    errors.extend(persistent_volume(new));
     let source_of = |spec: &Value| {
         let mut sources = Map::new();
         for kind in SOURCES.iter().filter(|kind| spec.has(kind)) {
@@ -150,8 +152,10 @@ pub(crate) fn persistent_volume_update(new: &Value, old: &Value) -> Errors {
         csi.insert("controllerExpandSecretRef".into(), added);
     }
     if !same(&now, &then) {
-        let text =
-            format!("spec.persistentvolumesource is immutable after creation\n{}", crate::diff::diff(&then, &now));
+        let text = format!(
+            "spec.persistentvolumesource is immutable after creation\n{}",
+            crate::diff::internal("api.core.v1.PersistentVolumeSource", &then, &now)
+        );
         errors.push(FieldError::forbidden(&Path::root("spec.persistentvolumesource"), text));
     }
     let mode = new.field("spec").field("volumeMode");
@@ -282,7 +286,7 @@ pub(crate) fn csi_storage_capacity_update(new: &Value, old: &Value) -> Errors {
 
 /// A changed StorageClass: all but its topologies and mount options stays.
 pub(crate) fn storage_class_update(new: &Value, old: &Value) -> Errors {
-    let mut errors = Errors::new();
+    let mut errors = storage_class(new);
     for field in ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"] {
         Field::root(new, field).immutable(old.field(field), &mut errors);
     }
@@ -386,7 +390,10 @@ pub(crate) fn volume_attachment(object: &Value) -> Errors {
         (true, true) => {
             errors.push(source.forbidden("must specify exactly one of inlineVolumeSpec and persistentVolumeName"));
         }
-        _ => {}
+        (false, true) => {
+            source.child("persistentVolumeName").required("must specify non empty persistentVolumeName", &mut errors);
+        }
+        (true, false) => {}
     }
     errors
 }

@@ -74,6 +74,15 @@ pub(super) fn volumes<'a>(list: &Field<'a>, pod_name: &str, errors: &mut Errors)
     good
 }
 
+/// How upstream calls a source where it is one too many.
+pub(super) fn second_name(kind: &str) -> &str {
+    match kind {
+        "cephfs" => "cephFS",
+        "downwardAPI" => "downwarAPI",
+        other => other,
+    }
+}
+
 fn source(volume: &Field<'_>, pod_name: &str, errors: &mut Errors) {
     let mut found = 0;
     for kind in SOURCES {
@@ -82,7 +91,7 @@ fn source(volume: &Field<'_>, pod_name: &str, errors: &mut Errors) {
             continue;
         }
         if found > 0 {
-            errors.push(source.forbidden("may not specify more than 1 volume type"));
+            errors.push(volume.child(second_name(kind)).forbidden("may not specify more than 1 volume type"));
             continue;
         }
         found += 1;

@@ -38,6 +38,7 @@ async fn changes(session: &mut Session, kind: &Kind, object: &Value) -> Result<(
     if stored.iter().all(|answer| answer.status < 300) {
         for mutation in mutations(object) {
             // With the revision, without which some kinds are refused before anything else is looked at.
+            let stored = session.ask(&Request::plain("GET", &one)).await?;
             let bodies = [0, 1].map(|side: usize| {
                 let mut body = mutation.object.clone();
                 if body["metadata"].is_object() {

@@ -2,7 +2,7 @@
 use super::super::field::{Errors, Field};
 use super::super::scheduling::node_selector;
 use super::{EFFECTS, driver_name, pool_name, qualified, unique, within};
-use crate::validation::common::quantity;
+use crate::validation::common::{internal, quantity};
 use crate::value::{Read, same};
 use pintle_api::{field::FieldError, names};
 use serde_json::Value;
@@ -205,7 +205,10 @@ fn attribute(attribute: &Field<'_>, errors: &mut Errors) {
     match count {
         0 => errors.push(FieldError::invalid(&attribute.path, "", "exactly one value must be specified")),
         1 => {}
-        _ => errors.push(attribute.invalid("exactly one value must be specified")),
+        _ => {
+            let shown = internal("api.resource.v1.DeviceAttribute", attribute.value);
+            errors.push(FieldError::invalid(&attribute.path, shown, "exactly one value must be specified"));
+        }
     }
 }
 
