@@ -128,6 +128,8 @@ pub struct Field {
     pub merge_key: &'static str,
     /// The declared default, as JSON; empty: none, or zero ([`Flags::zero_default`]).
     pub default: &'static str,
+    /// The values of an enum, sorted; empty for other types.
+    pub enum_values: &'static [&'static str],
     /// The Go type if it does not follow from the shape, as `v1.PodPhase`; empty otherwise.
     go_type: &'static str,
 }

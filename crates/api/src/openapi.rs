@@ -208,6 +208,8 @@ mod tests {
         let spec = &schemas["io.k8s.api.apps.v1.DeploymentSpec"];
         assert_eq!(spec["required"], json!(["selector", "template"]));
         assert!(spec["properties"]["replicas"]["description"].as_str().unwrap().starts_with("Number of desired"));
+        let strategy = &schemas["io.k8s.api.apps.v1.DeploymentStrategy"]["properties"]["type"];
+        assert_eq!(strategy["enum"], json!(["Recreate", "RollingUpdate"]));
         // Every reference leads somewhere.
         let text = apps.to_string();
         for reference in text.split("\"#/components/schemas/").skip(1) {

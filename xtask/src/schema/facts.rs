@@ -26,7 +26,7 @@ const HEADER: &str = "\
 #     q Quantity, x IntOrString, r RawExtension, f FieldsV1, j any JSON, [x list, {x map, wx list in a message of its own, #x object
 #   flags: r required, o omitempty, z omitzero, p pointer, a list atomic, s list set, m list map, A map atomic, G map granular, M merge,
 #     R retainKeys, X replace, Z default is the zero value
-#   facts: k list map keys, mk merge key, d default, g Go type of a named scalar, list or map
+#   facts: k list map keys, mk merge key, d default, g Go type of a named scalar, list or map, e values of an enum
 ";
 
 /// Go packages and what OpenAPI calls them.
@@ -247,6 +247,9 @@ impl Generator {
         }
         if let Some(go) = go_name(&field.go_type, &shape) {
             write!(line, "\tg={go}")?;
+        }
+        if let Some(values) = self.go.enum_values(field.go_type.trim_start_matches("[]")) {
+            write!(line, "\te={}", values.join(","))?;
         }
         Ok(line)
     }

@@ -1,5 +1,9 @@
 //! Reads struct declarations from Go packages: as much of the language as `gofmt`ted API types need.
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 use anyhow::Context;
 
@@ -29,7 +33,14 @@ pub enum GoType {
 
 /// All declarations, by `package/path.Name`.
 #[derive(Default)]
-pub struct GoTypes(pub BTreeMap<String, GoType>);
+pub struct GoTypes(pub BTreeMap<String, GoType>, Enums);
+
+/// The values of each type of constants; those of types that are marked as enums count.
+#[derive(Default)]
+struct Enums {
+    marked: BTreeSet<String>,
+    values: BTreeMap<String, BTreeSet<String>>,
+}
 
 impl GoTypes {
     /// Adds the declarations of the package at `dir`, imported as `package`.
@@ -50,11 +61,27 @@ impl GoTypes {
         Ok(())
     }
 
+    /// The values of the type, sorted, if it is marked as an enum.
+    pub fn enum_values(&self, go_type: &str) -> Option<Vec<&str>> {
+        let values = self.1.values.get(go_type).filter(|_| self.1.marked.contains(go_type))?;
+        Some(values.iter().map(String::as_str).collect())
+    }
+
     fn add_file(&mut self, text: &str, package: &str) {
         let imports = imports(text);
         let mut lines = text.lines();
+        let mut marked = false;
         while let Some(line) = lines.next() {
+            if let Some((go_type, value)) = constant(line) {
+                let values = self.1.values.entry(resolve(go_type, package, &imports)).or_default();
+                values.insert(value.to_owned());
+            }
+            let was_marked = std::mem::take(&mut marked);
+            marked = line.starts_with("//") && (was_marked || line.trim_end() == "// +enum");
             let Some(rest) = line.strip_prefix("type ") else { continue };
+            if let Some((name, _)) = rest.split_once(' ').filter(|_| was_marked) {
+                self.1.marked.insert(format!("{package}.{name}"));
+            }
             let Some((name, declared)) = rest.split_once(' ') else { continue };
             let key = format!("{package}.{name}");
             if declared == "struct {" {
@@ -72,6 +99,14 @@ impl GoTypes {
             }
         }
     }
+}
+
+/// The type and value of a constant: `Name Type = "value"`.
+fn constant(line: &str) -> Option<(&str, &str)> {
+    let (declared, value) = line.trim().split_once(" = \"")?;
+    let mut words = declared.trim_start_matches("const ").split_whitespace();
+    let (_, go_type, None) = (words.next()?, words.next()?, words.next()) else { return None };
+    Some((go_type, value.split('"').next()?))
 }
 
 fn imports(text: &str) -> BTreeMap<String, String> {

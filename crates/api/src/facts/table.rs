@@ -150,6 +150,7 @@ fn field(
         merge_key: "",
         default: "",
         go_type: "",
+        enum_values: &[],
     };
     for fact in parts {
         match fact.split_once('=') {
@@ -157,6 +158,7 @@ fn field(
             Some(("mk", key)) => field.merge_key = key,
             Some(("d", json)) => field.default = json,
             Some(("g", go)) => field.go_type = go,
+            Some(("e", values)) => field.enum_values = shapes.keys(values),
             _ => return Err("unknown fact"),
         }
     }

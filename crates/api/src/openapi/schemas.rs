@@ -158,6 +158,12 @@ fn property(field: &Field, dialect: Dialect, description: Option<String>) -> Val
     if let (Dialect::V3, Ok(default)) = (dialect, serde_json::from_str::<Value>(field.default)) {
         schema.insert("default".into(), default);
     }
+    if !field.enum_values.is_empty() {
+        match schema.get_mut("items").and_then(Value::as_object_mut) {
+            Some(items) => items.insert("enum".into(), field.enum_values.into()),
+            None => schema.insert("enum".into(), field.enum_values.into()),
+        };
+    }
     let list_type = match field.list_type {
         ListType::Unset => None,
         ListType::Atomic => Some("atomic"),
