@@ -69,6 +69,11 @@ pub trait Strategy: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// What the client is told of although a change of the status is accepted.
+    fn warnings_on_status_update(&self, _new: &Value, _old: &Value) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Whether an update of an object that does not exist creates it.
     fn allow_create_on_update(&self) -> bool {
         false

@@ -73,16 +73,35 @@ impl Rules {
 
     /// The errors of `object`; `old` is what it was before an update.
     pub(crate) fn judge(&self, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
-        let mut judge = Judge::new(true);
-        judge.value(self, object, old, &Path::root(""));
+        self.errors(Asked::Changed, object, old)
+    }
+
+    /// What breaks a rule in `object` and did not change: clients are warned of it.
+    pub(crate) fn judge_unchanged(&self, object: &Value, old: &Value) -> Vec<FieldError> {
+        self.errors(Asked::Unchanged, object, Some(old))
+    }
+
+    fn errors(&self, asked: Asked, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
+        let mut judge = Judge::new(asked);
+        judge.value(self, object, old, false, &Path::root(""));
         judge.errors
     }
+}
+
+/// Of which values rules are asked that are not about changes.
+#[derive(Clone, Copy, PartialEq)]
+enum Asked {
+    All,
+    /// Of those that changed: what broke a rule before may stay.
+    Changed,
+    /// Of the others.
+    Unchanged,
 }
 
 /// The errors of the defaults in an `openAPIV3Schema` at `path`.
 // upstream: apiextensions-apiserver pkg/apiserver/schema/defaulting, ValidateDefaults
 pub(crate) fn judge_defaults(openapi: &Value, path: &Path<'_>) -> Vec<FieldError> {
-    let mut judge = Judge::new(false);
+    let mut judge = Judge::new(Asked::All);
     judge.defaults(openapi, path);
     judge.errors
 }
@@ -103,13 +122,12 @@ struct Judge {
     errors: Vec<FieldError>,
     /// Whether the budget is used up, so that nothing more is asked.
     spent: bool,
-    /// Whether what did not change may stay, even if it breaks a rule.
-    lenient: bool,
+    asked: Asked,
 }
 
 impl Judge {
-    fn new(lenient: bool) -> Self {
-        Judge { budget: Budget::default(), errors: Vec::new(), spent: false, lenient }
+    fn new(asked: Asked) -> Self {
+        Judge { budget: Budget::default(), errors: Vec::new(), spent: false, asked }
     }
 
     fn defaults(&mut self, openapi: &Value, path: &Path<'_>) {
@@ -119,9 +137,9 @@ impl Judge {
             if let Some(rules) = Rules::compile(openapi, embedded) {
                 // Rules about changes see a value that stays; then a value that is new.
                 let (before, at) = (self.errors.len(), path.child("default"));
-                self.value(&rules, default, Some(default), &at);
+                self.value(&rules, default, Some(default), false, &at);
                 if self.errors.len() == before {
-                    self.value(&rules, default, None, &at);
+                    self.value(&rules, default, None, false, &at);
                 }
             }
         }
@@ -134,12 +152,17 @@ impl Judge {
         }
     }
 
-    fn value(&mut self, rules: &Rules, value: &Value, old: Option<&Value>, path: &Path<'_>) {
+    /// `same`: whether a value around this one is known to be what it was.
+    // upstream: apiextensions-apiserver pkg/apiserver/schema/cel/validation.go, ratchetingOptions
+    fn value(&mut self, rules: &Rules, value: &Value, old: Option<&Value>, same: bool, path: &Path<'_>) {
         if self.spent || (value.is_null() && rules.nullable) {
             return;
         }
+        // Items that have no old one are what they were if the list is.
+        let matters = !rules.own.is_empty() || (rules.items.is_some() && rules.keys.is_none());
+        let same = same || (matters && self.asked != Asked::All && old == Some(value));
         for rule in &rules.own {
-            self.rule(rules, rule, value, old.filter(|old| !old.is_null()), path);
+            self.rule(rules, rule, value, (old.filter(|old| !old.is_null()), same), path);
             if self.spent {
                 return;
             }
@@ -149,23 +172,39 @@ impl Judge {
                 for (name, value) in map {
                     let old = old.and_then(|old| old.get(name));
                     if let Some(inner) = rules.properties.get(name) {
-                        self.value(inner, value, old, &path.child(name));
+                        self.value(inner, value, old, same, &path.child(name));
                     } else if let Some(inner) = &rules.additional {
-                        self.value(inner, value, old, &path.key(name));
+                        self.value(inner, value, old, same, &path.key(name));
                     }
                 }
             }
             Value::Array(items) => {
                 let Some(inner) = &rules.items else { return };
                 for (i, item) in items.iter().enumerate() {
-                    self.value(inner, item, rules.old_item(item, old), &path.index(i));
+                    self.value(inner, item, rules.old_item(item, old), same, &path.index(i));
                 }
             }
             _ => {}
         }
     }
 
-    fn rule(&mut self, rules: &Rules, rule: &Rule, value: &Value, old: Option<&Value>, path: &Path<'_>) {
+    /// `old`: what the value was, and whether it is that still.
+    fn rule(
+        &mut self,
+        rules: &Rules,
+        rule: &Rule,
+        value: &Value,
+        (old, same): (Option<&Value>, bool),
+        path: &Path<'_>,
+    ) {
+        let asked = match self.asked {
+            Asked::All => true,
+            Asked::Changed => rule.transition || !same,
+            Asked::Unchanged => !rule.transition && same,
+        };
+        if !asked {
+            return;
+        }
         let program = match &rule.program {
             Ok(program) => program,
             Err(why) => {
@@ -180,10 +219,6 @@ impl Judge {
             }
         };
         if rule.transition && old.is_none() && !rule.optional_old {
-            return;
-        }
-        // What was so before and did not change may stay so.
-        if self.lenient && !rule.transition && old == Some(value) {
             return;
         }
         let mut activation = Activation::new();
@@ -228,6 +263,7 @@ impl Judge {
                     _ => FieldError::invalid(&at, shown, text),
                 });
             }
+            Err(error) if self.asked == Asked::Unchanged => self.spent = error.is_limit(),
             Err(error) => {
                 let text = match &error {
                     Error::OutOfBudget => {
@@ -327,10 +363,26 @@ mod tests {
     }
 
     #[test]
-    fn what_broke_a_rule_before_and_did_not_change_passes() {
+    fn what_broke_a_rule_before_and_did_not_change_passes_with_a_warning() {
         let rule = json!({"rule": "self.min <= self.max"});
-        let wrong = json!({"min": 3, "max": 2});
-        assert_eq!(errors(rule, wrong.clone(), Some(wrong)), Vec::<String>::new());
+        let wrong = json!({"spec": {"min": 3, "max": 2}});
+        let rules = rules(rule);
+        assert_eq!(rules.judge(&wrong, Some(&wrong)), []);
+        let warnings: Vec<String> = rules.judge_unchanged(&wrong, &wrong).iter().map(ToString::to_string).collect();
+        assert_eq!(warnings, ["spec: Invalid value: failed rule: self.min <= self.max"]);
+        let good = json!({"spec": {"min": 1, "max": 2}});
+        assert_eq!(rules.judge_unchanged(&wrong, &good), []);
+    }
+
+    #[test]
+    fn items_without_an_old_one_are_unchanged_if_their_list_is() {
+        let openapi = json!({"type": "object", "properties": {"size": {"type": "integer"}, "list": {"type": "array",
+            "items": {"type": "integer", "x-kubernetes-validations": [{"rule": "self > 1"}]}}}});
+        let rules = Rules::compile(&openapi, true).unwrap();
+        let object = |size: i64, list: &[i64]| json!({"size": size, "list": list});
+        assert_eq!(rules.judge(&object(2, &[1, 2]), Some(&object(1, &[1, 2]))), []);
+        assert_eq!(rules.judge_unchanged(&object(2, &[1, 2]), &object(1, &[1, 2])).len(), 1);
+        assert_eq!(rules.judge(&object(1, &[1, 3]), Some(&object(1, &[1, 2]))).len(), 1);
     }
 
     fn checked(openapi: &Value, broken: &[&str]) -> Vec<String> {

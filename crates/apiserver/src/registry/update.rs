@@ -116,11 +116,9 @@ impl Registry {
         if !errors.is_empty() {
             return Err(ApiError::invalid(write.resource.group_kind(), old.name(), &errors));
         }
-        if !status {
-            for warning in strategy.warnings_on_update(new, old) {
-                write.cx.warn(warning);
-            }
-        }
+        let warnings =
+            if status { strategy.warnings_on_status_update(new, old) } else { strategy.warnings_on_update(new, old) };
+        warnings.into_iter().for_each(|warning| write.cx.warn(warning));
         Ok(())
     }
 }

@@ -106,7 +106,13 @@ impl Strategy for Custom {
     }
 
     fn warnings_on_update(&self, new: &Value, old: &Value) -> Vec<String> {
-        new.finalizers().filter(|finalizer| !old.has_finalizer(finalizer)).flat_map(finalizer_warnings).collect()
+        let added = new.finalizers().filter(|finalizer| !old.has_finalizer(finalizer));
+        added.flat_map(finalizer_warnings).chain(self.warnings_on_status_update(new, old)).collect()
+    }
+
+    fn warnings_on_status_update(&self, new: &Value, old: &Value) -> Vec<String> {
+        let broken = Rules::of(self).map(|rules| rules.judge_unchanged(new, old)).unwrap_or_default();
+        broken.iter().map(ToString::to_string).collect()
     }
 
     fn allow_unconditional_update(&self) -> bool {
