@@ -59,6 +59,11 @@ pub trait Strategy: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Judges a change, of the status alone or not; `warn` is told what the client should know in any case.
+    fn judge_update(&self, new: &Value, old: &Value, status: bool, _warn: &mut dyn FnMut(String)) -> Vec<FieldError> {
+        if status { self.validate_status_update(new, old) } else { self.validate_update(new, old) }
+    }
+
     /// Warnings for whoever creates `object`.
     fn warnings_on_create(&self, _object: &Value) -> Vec<String> {
         Vec::new()
@@ -66,11 +71,6 @@ pub trait Strategy: Send + Sync + 'static {
 
     /// Warnings for whoever changes `old` into `new`.
     fn warnings_on_update(&self, _new: &Value, _old: &Value) -> Vec<String> {
-        Vec::new()
-    }
-
-    /// What the client is told of although a change of the status is accepted.
-    fn warnings_on_status_update(&self, _new: &Value, _old: &Value) -> Vec<String> {
         Vec::new()
     }
 

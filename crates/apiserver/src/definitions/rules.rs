@@ -71,37 +71,20 @@ impl Rules {
         custom.rules(make)?.downcast_ref::<Option<Rules>>()?.as_ref()
     }
 
-    /// The errors of `object`; `old` is what it was before an update.
-    pub(crate) fn judge(&self, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
-        self.errors(Asked::Changed, object, old)
-    }
-
-    /// What breaks a rule in `object` and did not change: clients are warned of it.
-    pub(crate) fn judge_unchanged(&self, object: &Value, old: &Value) -> Vec<FieldError> {
-        self.errors(Asked::Unchanged, object, Some(old))
-    }
-
-    fn errors(&self, asked: Asked, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
-        let mut judge = Judge::new(asked);
+    /// The errors of `object`; `old` is what it was before an update. What breaks a rule and did not change may stay: `warn` is
+    /// told of it.
+    pub(crate) fn judge(&self, object: &Value, old: Option<&Value>, warn: &mut dyn FnMut(String)) -> Vec<FieldError> {
+        let mut judge = Judge::new(true);
         judge.value(self, object, old, false, &Path::root(""));
+        judge.warnings.iter().for_each(|warning| warn(warning.to_string()));
         judge.errors
     }
-}
-
-/// Of which values rules are asked that are not about changes.
-#[derive(Clone, Copy, PartialEq)]
-enum Asked {
-    All,
-    /// Of those that changed: what broke a rule before may stay.
-    Changed,
-    /// Of the others.
-    Unchanged,
 }
 
 /// The errors of the defaults in an `openAPIV3Schema` at `path`.
 // upstream: apiextensions-apiserver pkg/apiserver/schema/defaulting, ValidateDefaults
 pub(crate) fn judge_defaults(openapi: &Value, path: &Path<'_>) -> Vec<FieldError> {
-    let mut judge = Judge::new(Asked::All);
+    let mut judge = Judge::new(false);
     judge.defaults(openapi, path);
     judge.errors
 }
@@ -122,12 +105,15 @@ struct Judge {
     errors: Vec<FieldError>,
     /// Whether the budget is used up, so that nothing more is asked.
     spent: bool,
-    asked: Asked,
+    /// Whether what did not change may stay, even if it breaks a rule.
+    lenient: bool,
+    /// What may stay.
+    warnings: Vec<FieldError>,
 }
 
 impl Judge {
-    fn new(asked: Asked) -> Self {
-        Judge { budget: Budget::default(), errors: Vec::new(), spent: false, asked }
+    fn new(lenient: bool) -> Self {
+        Judge { budget: Budget::default(), errors: Vec::new(), spent: false, lenient, warnings: Vec::new() }
     }
 
     fn defaults(&mut self, openapi: &Value, path: &Path<'_>) {
@@ -160,7 +146,7 @@ impl Judge {
         }
         // Items that have no old one are what they were if the list is.
         let matters = !rules.own.is_empty() || (rules.items.is_some() && rules.keys.is_none());
-        let same = same || (matters && self.asked != Asked::All && old == Some(value));
+        let same = same || (matters && self.lenient && old == Some(value));
         for rule in &rules.own {
             self.rule(rules, rule, value, (old.filter(|old| !old.is_null()), same), path);
             if self.spent {
@@ -197,14 +183,6 @@ impl Judge {
         (old, same): (Option<&Value>, bool),
         path: &Path<'_>,
     ) {
-        let asked = match self.asked {
-            Asked::All => true,
-            Asked::Changed => rule.transition || !same,
-            Asked::Unchanged => !rule.transition && same,
-        };
-        if !asked {
-            return;
-        }
         let program = match &rule.program {
             Ok(program) => program,
             Err(why) => {
@@ -244,26 +222,26 @@ impl Judge {
             Ok(true) => {}
             Ok(false) => {
                 let at = Path::root(&blamed);
-                let text = match self.message(rule, &activation) {
-                    Ok(text) => text.unwrap_or_else(|| rule.text.clone()),
-                    Err(why) => {
-                        self.spent = true;
-                        self.errors.push(FieldError::invalid(&at, type_name, why));
-                        return;
-                    }
-                };
                 let shown = match type_name {
                     "object" | "array" => BadValue::json(""),
                     _ => value.into(),
                 };
-                self.errors.push(match rule.reason.as_str() {
-                    "FieldValueForbidden" => FieldError::forbidden(&at, text),
-                    "FieldValueRequired" => FieldError::required(&at, text),
-                    "FieldValueDuplicate" => FieldError::duplicate(&at, shown),
-                    _ => FieldError::invalid(&at, shown, text),
-                });
+                let error = match self.message(rule, &activation).map(|text| text.unwrap_or_else(|| rule.text.clone()))
+                {
+                    Ok(text) => match rule.reason.as_str() {
+                        "FieldValueForbidden" => FieldError::forbidden(&at, text),
+                        "FieldValueRequired" => FieldError::required(&at, text),
+                        "FieldValueDuplicate" => FieldError::duplicate(&at, shown),
+                        _ => FieldError::invalid(&at, shown, text),
+                    },
+                    Err(why) => {
+                        self.spent = true;
+                        FieldError::invalid(&at, type_name, why)
+                    }
+                };
+                let stays = self.lenient && same && !rule.transition;
+                if stays { self.warnings.push(error) } else { self.errors.push(error) }
             }
-            Err(error) if self.asked == Asked::Unchanged => self.spent = error.is_limit(),
             Err(error) => {
                 let text = match &error {
                     Error::OutOfBudget => {
@@ -336,7 +314,7 @@ mod tests {
     fn errors(rule: Value, new: Value, old: Option<Value>) -> Vec<String> {
         let wrap = |spec: Value| json!({"spec": spec});
         let old = old.map(wrap);
-        rules(rule).judge(&wrap(new), old.as_ref()).iter().map(ToString::to_string).collect()
+        rules(rule).judge(&wrap(new), old.as_ref(), &mut |_| {}).iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -362,27 +340,35 @@ mod tests {
         assert_eq!(errors(optional, json!({"min": 3}), None), ["spec: Invalid value: begin with 1"]);
     }
 
+    /// Errors and warnings.
+    fn judged(rules: &Rules, new: &Value, old: &Value) -> (Vec<String>, Vec<String>) {
+        let mut warnings = Vec::new();
+        let errors = rules.judge(new, Some(old), &mut |warning| warnings.push(warning));
+        (errors.iter().map(ToString::to_string).collect(), warnings)
+    }
+
     #[test]
     fn what_broke_a_rule_before_and_did_not_change_passes_with_a_warning() {
-        let rule = json!({"rule": "self.min <= self.max"});
+        let rules = rules(json!({"rule": "self.min <= self.max"}));
         let wrong = json!({"spec": {"min": 3, "max": 2}});
-        let rules = rules(rule);
-        assert_eq!(rules.judge(&wrong, Some(&wrong)), []);
-        let warnings: Vec<String> = rules.judge_unchanged(&wrong, &wrong).iter().map(ToString::to_string).collect();
-        assert_eq!(warnings, ["spec: Invalid value: failed rule: self.min <= self.max"]);
-        let good = json!({"spec": {"min": 1, "max": 2}});
-        assert_eq!(rules.judge_unchanged(&wrong, &good), []);
+        let told = vec!["spec: Invalid value: failed rule: self.min <= self.max".to_owned()];
+        assert_eq!(judged(&rules, &wrong, &wrong), (vec![], told.clone()));
+        assert_eq!(judged(&rules, &wrong, &json!({"spec": {"min": 1, "max": 2}})), (told, vec![]));
+        // What cannot be judged is an error even so.
+        let odd = json!({"spec": {"min": 3}});
+        let why = "spec: Invalid value: \"object\": no such key: max evaluating rule: self.min <= self.max".to_owned();
+        assert_eq!(judged(&rules, &odd, &odd), (vec![why], vec![]));
     }
 
     #[test]
     fn items_without_an_old_one_are_unchanged_if_their_list_is() {
         let openapi = json!({"type": "object", "properties": {"size": {"type": "integer"}, "list": {"type": "array",
-            "items": {"type": "integer", "x-kubernetes-validations": [{"rule": "self > 1"}]}}}});
+            "items": {"type": "integer", "x-kubernetes-validations": [{"rule": "self > 1", "message": "small"}]}}}});
         let rules = Rules::compile(&openapi, true).unwrap();
         let object = |size: i64, list: &[i64]| json!({"size": size, "list": list});
-        assert_eq!(rules.judge(&object(2, &[1, 2]), Some(&object(1, &[1, 2]))), []);
-        assert_eq!(rules.judge_unchanged(&object(2, &[1, 2]), &object(1, &[1, 2])).len(), 1);
-        assert_eq!(rules.judge(&object(1, &[1, 3]), Some(&object(1, &[1, 2]))).len(), 1);
+        let told = vec!["list[0]: Invalid value: 1: small".to_owned()];
+        assert_eq!(judged(&rules, &object(2, &[1, 2]), &object(1, &[1, 2])), (vec![], told.clone()));
+        assert_eq!(judged(&rules, &object(1, &[1, 3]), &object(1, &[1, 2])), (told, vec![]));
     }
 
     fn checked(openapi: &Value, broken: &[&str]) -> Vec<String> {

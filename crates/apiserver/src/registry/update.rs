@@ -108,17 +108,15 @@ impl Registry {
         let mut errors = metadata::validate(write.resource, strategy, new);
         errors.extend(metadata::validate_update(new, old));
         errors.extend(write.faults(self, Operation::Update, new, Some(old)).await);
-        errors.extend(if status {
-            strategy.validate_status_update(new, old)
-        } else {
-            strategy.validate_update(new, old)
-        });
+        errors.extend(strategy.judge_update(new, old, status, &mut |warning| write.cx.warn(warning)));
         if !errors.is_empty() {
             return Err(ApiError::invalid(write.resource.group_kind(), old.name(), &errors));
         }
-        let warnings =
-            if status { strategy.warnings_on_status_update(new, old) } else { strategy.warnings_on_update(new, old) };
-        warnings.into_iter().for_each(|warning| write.cx.warn(warning));
+        if !status {
+            for warning in strategy.warnings_on_update(new, old) {
+                write.cx.warn(warning);
+            }
+        }
         Ok(())
     }
 }

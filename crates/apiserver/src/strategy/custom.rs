@@ -63,7 +63,13 @@ impl Strategy for Custom {
             errors.extend(embedded::validate(object, schema, false, &ROOT));
             errors.extend(lists::validate(object, schema, &ROOT));
         }
-        ask_rules(self, object, None, &mut errors);
+        ask_rules(self, object, None, &mut errors, &mut |_| {});
+        errors
+    }
+
+    fn judge_update(&self, new: &Value, old: &Value, status: bool, warn: &mut dyn FnMut(String)) -> Vec<FieldError> {
+        let mut errors = if status { self.validate_status_update(new, old) } else { self.validate_update(new, old) };
+        ask_rules(self, new, Some(old), &mut errors, warn);
         errors
     }
 
@@ -80,7 +86,6 @@ impl Strategy for Custom {
                 errors.extend(lists::validate(new, schema, &ROOT));
             }
         }
-        ask_rules(self, new, Some(old), &mut errors);
         errors
     }
 
@@ -97,7 +102,6 @@ impl Strategy for Custom {
                 errors.extend(wrong);
             }
         }
-        ask_rules(self, new, Some(old), &mut errors);
         errors
     }
 
@@ -106,13 +110,7 @@ impl Strategy for Custom {
     }
 
     fn warnings_on_update(&self, new: &Value, old: &Value) -> Vec<String> {
-        let added = new.finalizers().filter(|finalizer| !old.has_finalizer(finalizer));
-        added.flat_map(finalizer_warnings).chain(self.warnings_on_status_update(new, old)).collect()
-    }
-
-    fn warnings_on_status_update(&self, new: &Value, old: &Value) -> Vec<String> {
-        let broken = Rules::of(self).map(|rules| rules.judge_unchanged(new, old)).unwrap_or_default();
-        broken.iter().map(ToString::to_string).collect()
+        new.finalizers().filter(|finalizer| !old.has_finalizer(finalizer)).flat_map(finalizer_warnings).collect()
     }
 
     fn allow_unconditional_update(&self) -> bool {
@@ -121,11 +119,17 @@ impl Strategy for Custom {
 }
 
 /// Asks the schema's rules, unless the form of the object is wrong already.
-fn ask_rules(custom: &Custom, object: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) {
+fn ask_rules(
+    custom: &Custom,
+    object: &Value,
+    old: Option<&Value>,
+    errors: &mut Vec<FieldError>,
+    warn: &mut dyn FnMut(String),
+) {
     let Some(rules) = Rules::of(custom) else { return };
     match rules::blocked(errors) {
         Some(blocked) => errors.push(blocked),
-        None => errors.extend(rules.judge(object, old)),
+        None => errors.extend(rules.judge(object, old, warn)),
     }
 }
 
