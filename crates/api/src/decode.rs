@@ -4,6 +4,7 @@
 //! The result has no unknown fields, no nulls that Go leaves out, quantities and times in canonical form, and the empty
 //! structs that Go always writes (`status: {}`), so that it can be stored and served as it is. Unknown and duplicate fields
 //! come back as strict errors for `fieldValidation`.
+mod forget;
 mod text;
 mod visitor;
 mod zero;
@@ -15,6 +16,7 @@ use serde_json::Value;
 
 use crate::{facts::Type, field::go_quote, status::ApiError};
 
+pub use forget::forget_empty;
 pub use zero::zero;
 pub(crate) use zero::{complete, omitted, zero_shape};
 
@@ -220,15 +222,6 @@ mod tests {
                 "spec": {"replicas": 0, "selector": null, "strategy": {}, "template": {"metadata": {}, "spec": {"containers": [
                     {"name": "c", "resources": {"limits": {"cpu": "1", "memory": "1024"}}}]}}}})
         );
-    }
-
-    #[test]
-    fn an_empty_list_that_is_always_written_is_none() {
-        let node = lookup("storage.k8s.io", "v1", "CSINode").unwrap();
-        assert_eq!(decode(br#"{"spec": {"drivers": []}}"#, node).unwrap().value["spec"], json!({"drivers": null}));
-        let definition = lookup("apiextensions.k8s.io", "v1", "CustomResourceDefinition").unwrap();
-        let kept = decode(br#"{"spec": {"versions": []}}"#, definition).unwrap().value;
-        assert_eq!(kept["spec"]["versions"], json!([]));
     }
 
     #[test]

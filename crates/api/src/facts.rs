@@ -52,6 +52,11 @@ pub enum Shape {
 pub struct TypeId(u16);
 
 impl TypeId {
+    /// Its place among all types.
+    pub(crate) fn index(self) -> usize {
+        usize::from(self.0)
+    }
+
     /// The type.
     pub fn get(self) -> &'static Type {
         &FACTS.types[usize::from(self.0)]

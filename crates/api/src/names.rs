@@ -10,6 +10,11 @@ fn max_length(value: &str, max: usize) -> Option<String> {
     (value.len() > max).then(|| format!("must be no more than {max} characters"))
 }
 
+/// The same as the newer checks say it, those of labels.
+fn max_bytes(value: &str, max: usize) -> Option<String> {
+    (value.len() > max).then(|| format!("must be no more than {max} bytes"))
+}
+
 /// The complaint about a value that does not match a regular expression, with examples.
 pub fn regex_error(message: &str, regex: &str, examples: &[&str]) -> String {
     if examples.is_empty() {
@@ -126,7 +131,7 @@ pub fn qualified_name(value: &str) -> Vec<String> {
     };
     if name.is_empty() {
         errors.push("name part must be non-empty".into());
-    } else if let Some(e) = max_length(name, 63) {
+    } else if let Some(e) = max_bytes(name, 63) {
         errors.push(format!("name part {e}"));
     }
     if !is_label_key_name(name) {
@@ -137,7 +142,7 @@ pub fn qualified_name(value: &str) -> Vec<String> {
 
 /// A label's value.
 pub fn label_value(value: &str) -> Vec<String> {
-    let mut errors: Vec<String> = max_length(value, 63).into_iter().collect();
+    let mut errors: Vec<String> = max_bytes(value, 63).into_iter().collect();
     if !value.is_empty() && !is_label_key_name(value) {
         errors.push(regex_error(
             "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character",
@@ -310,6 +315,7 @@ mod tests {
             assert_eq!(dns1123_subdomain(bad).len(), 1, "{bad}");
         }
         assert_eq!(dns1123_label(&"a".repeat(64)), ["must be no more than 63 characters"]);
+        assert_eq!(label_value(&"a".repeat(64)), ["must be no more than 63 bytes"]);
         assert!(!dns1035_label("1a").is_empty() && dns1035_label("a1").is_empty());
         assert!(wildcard_dns1123_subdomain("*.a.b").is_empty() && !wildcard_dns1123_subdomain("*a.b").is_empty());
     }

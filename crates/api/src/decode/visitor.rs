@@ -253,7 +253,7 @@ impl<'a> Seed<'a> {
             // An empty list of managers asks for them to be forgotten.
             let kept =
                 field.name == "managedFields" && matches!(self.place.names, Names::Field(Names::Root, _, "metadata"));
-            if value.is_null() || (omitted(field, &value) && !kept) || forgotten(ty, field, &value) {
+            if value.is_null() || (omitted(field, &value) && !kept) {
                 map.remove(field.name);
             } else {
                 map.insert(key.0, value);
@@ -296,19 +296,6 @@ impl<'a> Seed<'a> {
         }
         Ok(Value::Array(list))
     }
-}
-
-/// Whether a list or map is one that Go writes in any case and that protobuf, in which upstream stores objects, cannot tell
-/// from none. Definitions and APIServices are stored as JSON.
-fn forgotten(ty: &Type, field: &Field, value: &Value) -> bool {
-    let empty = match (value, &field.shape) {
-        (Value::Array(list), Shape::List(_)) => list.is_empty(),
-        (Value::Object(map), Shape::Map(_)) => map.is_empty(),
-        _ => false,
-    };
-    let as_json =
-        || ["apiextensions-apiserver.", "kube-aggregator."].iter().any(|package| ty.name.starts_with(package));
-    empty && !field.omits_zero() && !as_json()
 }
 
 /// Whether the facts say nothing of what is inside.

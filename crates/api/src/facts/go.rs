@@ -5,17 +5,43 @@ use serde_json::Value;
 use super::{Field, Shape, Type};
 
 /// JSON names that are not the Go name with a small letter first.
-const NAMES: [(&str, &str); 12] = [
-    ("bool", "BoolValue"),
-    ("bools", "BoolValues"),
+const NAMES: [(&str, &str); 26] = [
+    ("apiGroup", "APIGroup"),
+    ("apiVersion", "APIVersion"),
+    ("awsElasticBlockStore", "AWSElasticBlockStore"),
     ("cel", "CEL"),
-    ("int", "IntValue"),
-    ("ints", "IntValues"),
+    ("cephfs", "CephFS"),
+    ("csi", "CSI"),
+    ("dnsConfig", "DNSConfig"),
+    ("dnsPolicy", "DNSPolicy"),
+    ("fc", "FC"),
+    ("fsGroup", "FSGroup"),
+    ("fsGroupChangePolicy", "FSGroupChangePolicy"),
+    ("gcePersistentDisk", "GCEPersistentDisk"),
+    ("grpc", "GRPC"),
+    ("httpGet", "HTTPGet"),
     ("ip", "IP"),
-    ("string", "StringValue"),
-    ("strings", "StringValues"),
+    ("iscsi", "ISCSI"),
+    ("nfs", "NFS"),
+    ("os", "OS"),
+    ("rbd", "RBD"),
+    ("seLinuxOptions", "SELinuxOptions"),
+    ("storageos", "StorageOS"),
+    ("tcpSocket", "TCPSocket"),
+    ("tty", "TTY"),
     ("uid", "UID"),
     ("url", "URL"),
+    ("wwids", "WWIDs"),
+];
+
+/// The values of a device's attribute, by the names of their types in JSON.
+const OF_ATTRIBUTE: [(&str, &str); 8] = [
+    ("bool", "BoolValue"),
+    ("bools", "BoolValues"),
+    ("int", "IntValue"),
+    ("ints", "IntValues"),
+    ("string", "StringValue"),
+    ("strings", "StringValues"),
     ("version", "VersionValue"),
     ("versions", "VersionValues"),
 ];
@@ -60,12 +86,9 @@ fn inlined(shape: &Shape, value: &Value) -> Vec<String> {
 }
 
 fn pair(ty: &Type, field: &Field, value: Option<&Value>) -> String {
-    let renamed = NAMES.iter().find(|(json, _)| *json == field.name);
-    let of_attribute = ty.go_name() == "DeviceAttribute";
-    let name = match renamed {
-        Some((_, go)) if of_attribute || !go.ends_with(['e', 's']) => (*go).to_owned(),
-        _ => capitalized(field.name),
-    };
+    let names = if ty.go_name() == "DeviceAttribute" { &OF_ATTRIBUTE[..] } else { &NAMES[..] };
+    let renamed = names.iter().find(|(json, _)| *json == field.name);
+    let name = renamed.map_or_else(|| capitalized(field.name), |(_, go)| (*go).to_owned());
     let shown = match value {
         None | Some(Value::Null) if field.flags.pointer() => "null".to_owned(),
         None | Some(Value::Null) if field.shape.object().is_some() => of_shape(&field.shape, &Value::Null),

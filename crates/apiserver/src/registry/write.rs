@@ -12,6 +12,7 @@ use pintle_api::field::FieldError;
 use pintle_api::meta::ObjectExt;
 use pintle_api::scheme::{Resource, api_version};
 use pintle_api::status::ApiError;
+use pintle_api::{decode, facts};
 use pintle_store::{Compare, KeyValue, Op, Revision, TxnOutcome};
 use serde_json::Value;
 
@@ -260,12 +261,16 @@ fn retarget(custom: &Custom, api_version: &str, object: &mut Value) -> Result<()
     custom.settle(object).map_err(ApiError::internal)
 }
 
-/// Removes from a custom resource what its schema does not know, which admission may have brought in.
+/// Removes from a custom resource what its schema does not know, which admission may have brought in, and from others what
+/// upstream's storage forgets.
 pub(super) fn settle(resource: &Resource, object: &mut Value) -> Result<(), ApiError> {
-    match &resource.custom {
-        Some(custom) => custom.settle(object).map_err(ApiError::internal),
-        None => Ok(()),
+    if let Some(custom) = &resource.custom {
+        return custom.settle(object).map_err(ApiError::internal);
     }
+    if let Some(ty) = facts::lookup(&resource.group, &resource.version, &resource.kind) {
+        decode::forget_empty(object, ty);
+    }
+    Ok(())
 }
 
 /// Whether objects are stored as `resource` shows them; custom resources are read by their present schema instead.

@@ -51,8 +51,19 @@ static STATEFUL_SET: Rules = Rules {
         status.set("replicas", 0);
         status.set("availableReplicas", 0);
     }),
+    create: |set| no_max_unavailable(set, &Value::Null),
+    update: no_max_unavailable,
     ..Rules::WITH_STATUS
 };
+
+/// How many pods an update may make unavailable is off where it is not in use.
+fn no_max_unavailable(set: &mut Object, old: &Value) {
+    let in_use = old.field("spec").field("updateStrategy").field("rollingUpdate").has("maxUnavailable");
+    let strategy = set.child("spec").and_then(|spec| spec.child("updateStrategy"));
+    if let (false, Some(rolling)) = (in_use, strategy.and_then(|strategy| strategy.child("rollingUpdate"))) {
+        rolling.remove("maxUnavailable");
+    }
+}
 
 static DAEMON_SET: Rules = Rules {
     default: Some(defaults::daemon_set),

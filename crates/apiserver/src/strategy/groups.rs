@@ -296,8 +296,14 @@ static HORIZONTAL_POD_AUTOSCALER: Rules = Rules {
 };
 
 /// The same in `autoscaling/v1`.
-pub(super) static HORIZONTAL_POD_AUTOSCALER_V1: Rules =
-    Rules { default: Some(defaults::horizontal_pod_autoscaler_v1), ..HORIZONTAL_POD_AUTOSCALER };
+pub(super) static HORIZONTAL_POD_AUTOSCALER_V1: Rules = Rules {
+    default: Some(defaults::horizontal_pod_autoscaler_v1),
+    status: Status::Own(|status| {
+        status.set("currentReplicas", 0);
+        status.set("desiredReplicas", 0);
+    }),
+    ..HORIZONTAL_POD_AUTOSCALER
+};
 
 static FLOW_SCHEMA: Rules = Rules {
     validate: flow_control::flow_schema,
@@ -305,7 +311,6 @@ static FLOW_SCHEMA: Rules = Rules {
     validate_status_update: |new, _| flow_control::status(new),
     default: Some(defaults::flow_schema),
     status_update: |new, old| generic::keep_metadata(new, old, generic::STATUS_METADATA),
-    standard_finalizers: false,
     ..Rules::WITH_STATUS
 };
 

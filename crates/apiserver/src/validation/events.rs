@@ -1,5 +1,6 @@
 //! Events of the group `events.k8s.io`, which are judged more strictly than those of the core group.
 // upstream: pkg/apis/core/validation/events.go
+use super::common::internal;
 use super::field::{Errors, Field};
 use crate::value::{Read, same};
 use pintle_api::field::{FieldError, Path};
@@ -57,7 +58,21 @@ pub(crate) fn event_update(new: &Value, old: &Value) -> Errors {
         series(new, &mut errors);
     }
     for (shown, field) in KEPT {
-        Field { value: new.field(field), path: Path::root(shown) }.immutable(old.field(field), &mut errors);
+        let (now, path) = (new.field(field), Path::root(shown));
+        if !same(now, old.field(field)) {
+            let value = match field {
+                "regarding" | "related" if !now.is_null() => internal("api.core.v1.ObjectReference", now),
+                "deprecatedSource" => internal("api.core.v1.EventSource", now),
+                "related"
+                | "deprecatedCount"
+                | "eventTime"
+                | "deprecatedFirstTimestamp"
+                | "deprecatedLastTimestamp" => now.into(),
+                _ if now.is_null() => "".into(),
+                _ => now.into(),
+            };
+            errors.push(FieldError::invalid(&path, value, "field is immutable"));
+        }
     }
     errors
 }

@@ -285,10 +285,13 @@ pub(crate) fn ip_address(object: &Value) -> Errors {
 
 /// A changed IPAddress: its parent stays.
 pub(crate) fn ip_address_update(new: &Value, old: &Value) -> Errors {
-    let (mut errors, spec) = (Errors::new(), Field::root(new, "spec"));
+    let (mut errors, spec) = (ip_address(new), Field::root(new, "spec"));
     let (parent, before) = (spec.child("parentRef"), old.field("spec").field("parentRef"));
     if !same(parent.value, before) {
-        let shown = internal("api.networking.v1.ParentReference", parent.value);
+        let shown = match parent.is_set() {
+            true => internal("api.networking.v1.ParentReference", parent.value),
+            false => parent.value.into(),
+        };
         errors.push(FieldError::invalid(&parent.path, shown, "field is immutable"));
     }
     errors

@@ -21,6 +21,10 @@ pub(crate) static PERSISTENT_VOLUME_CLAIM: Rules = Rules {
 /// `dataSource` and the newer `dataSourceRef` show the same; a `dataSource` that old servers did not know is dropped.
 fn data_sources(spec: &mut Object, old: &Value) {
     let old_in_use = old.has("dataSource") || old.has("dataSourceRef");
+    // Sources in other namespaces are off.
+    if !spec.field("dataSourceRef").is_zero("namespace") && old.field("dataSourceRef").is_zero("namespace") {
+        spec.remove("dataSourceRef");
+    }
     let source = spec.field("dataSource");
     let group = source.text("apiGroup");
     let known = matches!(
