@@ -57,12 +57,9 @@ impl ListOptions {
             "NotOlderThan" => Some(Match::NotOlderThan),
             _ => None,
         };
-        if send_initial_events.is_some() {
-            validate_initial_events(watch, wanted, &mut errors);
+        if watch {
+            judge_watch(send_initial_events.is_some(), wanted, token, &mut errors);
         } else if !wanted.is_empty() {
-            if watch {
-                errors.push(FieldError::forbidden(&path, "resourceVersionMatch is forbidden for watch"));
-            }
             if version.is_empty() {
                 errors.push(FieldError::forbidden(
                     &path,
@@ -80,6 +77,10 @@ impl ListOptions {
                 let text = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
                 errors.push(FieldError::forbidden(&path, text));
             }
+        }
+        if !watch && send_initial_events.is_some() {
+            let path = Path::root("sendInitialEvents");
+            errors.push(FieldError::forbidden(&path, "sendInitialEvents is forbidden for list"));
         }
         if !errors.is_empty() {
             return Err(ApiError::invalid(GroupKind { group: "meta.k8s.io", kind: "ListOptions" }, "", &errors));
@@ -102,15 +103,25 @@ impl ListOptions {
     }
 }
 
-fn validate_initial_events(watch: bool, wanted: &str, errors: &mut Vec<FieldError>) {
-    if !watch {
-        errors.push(FieldError::forbidden(&Path::root("sendInitialEvents"), "sendInitialEvents is forbidden for list"));
-        return;
-    }
-    if wanted != "NotOlderThan" {
-        let path = Path::root("resourceVersionMatch");
+// upstream: validateWatchOptions
+fn judge_watch(initial_events: bool, wanted: &str, token: &str, errors: &mut Vec<FieldError>) {
+    let path = Path::root("resourceVersionMatch");
+    if initial_events && wanted != "NotOlderThan" {
         let text = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
         errors.push(FieldError::forbidden(&path, text));
+    }
+    if wanted.is_empty() {
+        return;
+    }
+    if !initial_events {
+        let text = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+        errors.push(FieldError::forbidden(&path, text));
+    }
+    if wanted != "NotOlderThan" {
+        errors.push(FieldError::not_supported(&path, wanted, &["NotOlderThan"]));
+    }
+    if !token.is_empty() {
+        errors.push(FieldError::forbidden(&path, "resourceVersionMatch is forbidden when continue is provided"));
     }
 }
 
@@ -150,9 +161,10 @@ pub fn parse_exact_revision(text: &str) -> Result<Option<Revision>, ApiError> {
 pub struct Continue {
     v: String,
     /// The revision that all pages read.
-    #[serde(rename = "rv")]
+    #[serde(rename = "rv", default)]
     pub revision: i64,
     /// The first key of the page, from the collection's prefix on.
+    #[serde(default)]
     pub start: String,
 }
 
@@ -177,12 +189,15 @@ impl Continue {
         let invalid = |why: &dyn std::fmt::Display| {
             ApiError::bad_request(format!("invalid continue token: continue key is not valid: {why}"))
         };
-        let bytes = BASE64_URL_SAFE_NO_PAD.decode(token.trim_end_matches('=')).map_err(|error| invalid(&error))?;
-        let position: Continue = serde_json::from_slice(&bytes).map_err(|error| invalid(&error))?;
-        if position.v != "meta.k8s.io/v1" {
-            let text = "server does not recognize this encoded version";
-            return Err(invalid(&format_args!("{text} {}", go_quote(&position.v))));
+        let bytes = BASE64_URL_SAFE_NO_PAD
+            .decode(token.trim_end_matches('='))
+            .map_err(|error| invalid(&format_args!("illegal base64 data at input byte {}", bad_byte(token, &error))))?;
+        let content = pintle_api::decode::parse(&bytes).map_err(|error| invalid(&error))?;
+        let version = content.get("v").and_then(serde_json::Value::as_str).unwrap_or_default();
+        if version != "meta.k8s.io/v1" {
+            return Err(invalid(&format_args!("server does not recognize this encoded version {version}")));
         }
+        let position: Continue = serde_json::from_value(content).map_err(|error| invalid(&error))?;
         if position.revision == 0 {
             return Err(invalid(&"incorrect encoded start resourceVersion (version meta.k8s.io/v1)"));
         }
@@ -191,6 +206,14 @@ impl Continue {
             return Err(invalid(&format_args!("{}", position.start)));
         }
         Ok(position)
+    }
+}
+
+/// Where Go's decoder stops.
+fn bad_byte(token: &str, error: &base64::DecodeError) -> usize {
+    match error {
+        base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => *at,
+        base64::DecodeError::InvalidLength(_) | base64::DecodeError::InvalidPadding => token.len() / 4 * 4,
     }
 }
 

@@ -27,4 +27,5 @@ mod security;
 pub(crate) mod service;
 pub(crate) mod storage;
 mod volumes;
+pub(crate) mod warnings;
 pub(crate) mod webhooks;

@@ -3,7 +3,7 @@ use super::{ApiServer, method_not_allowed};
 use crate::body::{Body, RequestBody};
 use crate::codec::read_body;
 use crate::context::RequestContext;
-use crate::negotiate::{Encoding, Negotiation, View};
+use crate::negotiate::{ACCEPTED, Encoding, Negotiation, View};
 use crate::special;
 use http::Response;
 use pintle_api::scheme::{Resource, Verb};
@@ -56,6 +56,9 @@ impl ApiServer {
             error.details_mut();
             return Err(error);
         }
+        if negotiation.view == View::Table && !has_table(&info.api_group, &info.subresource) {
+            return Err(ApiError::not_acceptable(&ACCEPTED));
+        }
         if let Some(warning) = deprecation(&info.api_group, &info.api_version, &info.resource) {
             cx.warn(warning);
         }
@@ -89,10 +92,21 @@ impl ApiServer {
     }
 }
 
+/// Whether a subresource can be shown as a table: upstream left some out.
+fn has_table(group: &str, subresource: &str) -> bool {
+    !matches!(
+        (group, subresource),
+        ("apiextensions.k8s.io" | "apiregistration.k8s.io", "status") | ("certificates.k8s.io", "status" | "approval")
+    )
+}
+
 /// What clients are told who still use a built-in kind that has been replaced.
 fn deprecation(group: &str, version: &str, plural: &str) -> Option<&'static str> {
-    let endpoints = (group, version, plural) == ("", "v1", "endpoints");
-    endpoints.then_some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+    match (group, version, plural) {
+        ("", "v1", "endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+        ("", "v1", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+"),
+        _ => None,
+    }
 }
 
 /// Whether the path exists (404) and takes the verb (405).

@@ -155,6 +155,7 @@ impl ApiServer {
 
     pub(super) async fn delete(&self, call: &Call, body: &[u8]) -> Result<Response<Body>, ApiError> {
         let options = delete_options(call, body)?;
+        warn_of_orphans(call, &options);
         let write = self.write_of(call, is_dry_run(&options), &options);
         let name = &call.cx.info.name;
         let parsed = DeleteOptions::of(&options);
@@ -172,6 +173,7 @@ impl ApiServer {
         let options = delete_options(call, body)?;
         let list = ListOptions::parse(&call.resource, &call.cx.info.query, false)?;
         let (items, meta) = self.page(call, &list).await?;
+        warn_of_orphans(call, &options);
         let parsed = DeleteOptions::of(&options);
         let write = self.write_of(call, is_dry_run(&options), &options);
         let prefix = call.resource.storage_prefix().len();
@@ -206,6 +208,19 @@ impl ApiServer {
             Err(error) if !error.is_not_found() => Err(error),
             _ => Ok(()),
         }
+    }
+}
+
+/// Whoever deletes a Job is told that its pods stay, unless they say what is to become of them.
+// upstream: pkg/registry/batch/job/storage, REST.Delete
+fn warn_of_orphans(call: &Call, options: &Value) {
+    let silent = options["propagationPolicy"].is_null() && options["orphanDependents"].is_null();
+    let is_job = (call.resource.group.as_str(), call.resource.kind.as_str()) == ("batch", "Job");
+    if silent && is_job {
+        call.cx.warn(
+            "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them \
+             or set propagationPolicy=Orphan to suppress this warning",
+        );
     }
 }
 

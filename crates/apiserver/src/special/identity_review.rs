@@ -49,6 +49,7 @@ impl SpecialRest for TokenReview {
                 let own = || self.keys.audiences().iter().filter(|own| audiences.contains(own)).cloned().collect();
                 found.map(|user| (user, own()))
             }
+            Err(TokenError::Foreign) => Err(String::new()),
             known => known.map_err(|error| error.to_string()),
         };
         let status = match known {
@@ -56,7 +57,20 @@ impl SpecialRest for TokenReview {
                 json!({"authenticated": true, "user": user_json(&user), "audiences": audiences})
             }
             Ok(_) => json!({"user": {}}),
-            Err(error) => json!({"user": {}, "error": format!("[invalid bearer token, {error}]")}),
+            Err(error) => {
+                // upstream leaves what else was sent in the status
+                let mut status = review.field("status").clone();
+                let fields = object_of(&mut status);
+                fields.remove("authenticated");
+                fields.fill("user", json!({}));
+                let why = if error.is_empty() {
+                    "invalid bearer token".to_owned()
+                } else {
+                    format!("[invalid bearer token, {error}]")
+                };
+                fields.set("error", why);
+                status
+            }
         };
         object_of(&mut review).set("status", status);
         Ok(created(review, "TokenReview"))

@@ -5,7 +5,7 @@ use super::{
 };
 use crate::defaults::apps as defaults;
 use crate::defaults::apps::TEMPLATE_GENERATION;
-use crate::validation::apps as validation;
+use crate::validation::{apps as validation, warnings};
 use crate::value::{Fill, Object, Read, same};
 use pintle_api::names;
 use serde_json::Value;
@@ -25,6 +25,7 @@ pub(super) fn of(kind: &str) -> Option<&'static dyn Strategy> {
 static DEPLOYMENT: Rules = Rules {
     default: Some(defaults::deployment),
     validate: validation::deployment,
+    warnings: warnings::named_workload,
     validate_update: validation::deployment_update,
     validate_status_update: validation::deployment_status,
     generation: Generation::SpecAndAnnotations,
@@ -35,6 +36,7 @@ static DEPLOYMENT: Rules = Rules {
 static REPLICA_SET: Rules = Rules {
     default: Some(defaults::replica_set),
     validate: validation::replica_set,
+    warnings: warnings::named_workload,
     validate_update: validation::replica_set_update,
     validate_status_update: validation::replica_set_status,
     status: Status::Own(|status| status.set("replicas", 0)),
@@ -45,6 +47,7 @@ static STATEFUL_SET: Rules = Rules {
     name: names::dns1123_label,
     default: Some(defaults::stateful_set),
     validate: validation::stateful_set,
+    warnings: warnings::workload,
     validate_update: validation::stateful_set_update,
     validate_status_update: validation::stateful_set_status,
     status: Status::Own(|status| {
@@ -68,6 +71,7 @@ fn no_max_unavailable(set: &mut Object, old: &Value) {
 static DAEMON_SET: Rules = Rules {
     default: Some(defaults::daemon_set),
     validate: validation::daemon_set,
+    warnings: warnings::workload,
     validate_update: validation::daemon_set_update,
     validate_status_update: validation::daemon_set_status,
     status: Status::Own(|status| {

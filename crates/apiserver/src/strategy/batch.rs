@@ -1,9 +1,8 @@
 //! Strategies of `batch`.
 use super::{Strategy, rules::Rules};
 use crate::defaults::batch as defaults;
-use crate::validation::batch as validation;
+use crate::validation::{batch as validation, warnings};
 use crate::value::{Fill, Object, Read, is_zero};
-use pintle_api::names;
 use serde_json::Value;
 
 /// The rules of a kind of `batch`.
@@ -21,7 +20,7 @@ static JOB: Rules = Rules {
     validate: validation::job,
     validate_update: validation::job_update,
     validate_status_update: validation::job_status,
-    warnings: name_warning,
+    warnings: warnings::named_workload,
     orphans_dependents: true,
     ..Rules::WITH_STATUS
 };
@@ -30,6 +29,7 @@ static CRON_JOB: Rules = Rules {
     default: Some(defaults::cron_job),
     validate: validation::cron_job,
     validate_update: validation::cron_job_update,
+    warnings: warnings::cron_job,
     ..Rules::WITH_STATUS
 };
 
@@ -55,18 +55,6 @@ fn own_selector(job: &mut Object) {
         // The defaults made these the same map.
         job.child_or_new("metadata").set("labels", all);
     }
-}
-
-fn name_warning(job: &Value) -> Vec<String> {
-    let wrong = names::dns1123_label(job.field("metadata").text("name"));
-    if wrong.is_empty() {
-        return Vec::new();
-    }
-    vec![format!(
-        "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is \
-         recommended: [{}]",
-        wrong.join(" ")
-    )]
 }
 
 #[cfg(test)]

@@ -140,11 +140,26 @@ static RESOURCE_SLICE: Rules = Rules {
     validate: slices::slice,
     validate_update: slices::slice_update,
     warnings: slices::warnings,
+    create: no_lists,
+    update: |new, _| no_lists(new),
     default: Some(dynamic::slice),
     generation: Generation::Spec,
     returns_deleted: true,
     ..Rules::PLAIN
 };
+
+/// Attributes with several values are off.
+fn no_lists(slice: &mut Object) {
+    let Some(spec) = slice.child("spec") else { return };
+    for device in spec.each("devices") {
+        let attributes = device.child("attributes").into_iter().flat_map(|attributes| attributes.values_mut());
+        for attribute in attributes.filter_map(Value::as_object_mut) {
+            for list in ["bools", "ints", "strings", "versions"] {
+                attribute.remove(list);
+            }
+        }
+    }
+}
 
 static ENDPOINT_SLICE: Rules = Rules {
     validate: networking::endpoint_slice,

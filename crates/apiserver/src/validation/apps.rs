@@ -1,5 +1,5 @@
 //! Workloads: Deployments, ReplicaSets, StatefulSets, DaemonSets, ReplicationControllers, ControllerRevisions.
-use super::common::{go_struct, is_empty_selector, label_selector, selector_json};
+use super::common::{internal, is_empty_selector, label_selector, selector_json};
 use super::field::{Errors, Field};
 use super::{claim, pod};
 use crate::value::{Read, same};
@@ -388,9 +388,9 @@ fn amount(value: &Field<'_>) -> i64 {
     }
 }
 
-/// As upstream prints a strategy: by the names of its Go fields.
-fn strategy_as_go(strategy: &Field<'_>) -> BadValue {
-    go_struct(strategy.value, &[("Type", "type"), ("RollingUpdate", "rollingUpdate")], true)
+/// As upstream prints a strategy of the kind `kind`.
+fn strategy_as_go(kind: &str, strategy: &Field<'_>) -> BadValue {
+    internal(&format!("api.apps.v1.{kind}"), strategy.value)
 }
 
 fn deployment_strategy(strategy: &Field<'_>, errors: &mut Errors) {
@@ -411,7 +411,11 @@ fn deployment_strategy(strategy: &Field<'_>, errors: &mut Errors) {
         }
         _ => {
             let known = ["Recreate", "RollingUpdate"];
-            errors.push(FieldError::not_supported(&strategy.path, strategy_as_go(strategy), &known));
+            errors.push(FieldError::not_supported(
+                &strategy.path,
+                strategy_as_go("DeploymentStrategy", strategy),
+                &known,
+            ));
         }
     }
 }
@@ -434,7 +438,11 @@ fn daemon_set_strategy(strategy: &Field<'_>, errors: &mut Errors) {
         }
         _ => {
             let known = ["RollingUpdate", "OnDelete"];
-            errors.push(FieldError::not_supported(&strategy.path, strategy_as_go(strategy), &known));
+            errors.push(FieldError::not_supported(
+                &strategy.path,
+                strategy_as_go("DaemonSetUpdateStrategy", strategy),
+                &known,
+            ));
         }
     }
 }
@@ -460,7 +468,11 @@ fn stateful_set_strategy(strategy: &Field<'_>, errors: &mut Errors) {
         }
         _ => {
             let text = "must be 'RollingUpdate' or 'OnDelete'";
-            errors.push(FieldError::invalid(&strategy.path, strategy_as_go(strategy), text));
+            errors.push(FieldError::invalid(
+                &strategy.path,
+                strategy_as_go("StatefulSetUpdateStrategy", strategy),
+                text,
+            ));
         }
     }
 }

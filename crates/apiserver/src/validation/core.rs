@@ -6,7 +6,7 @@ use super::scheduling::TAINT_EFFECTS;
 use crate::value::{Read, same};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use pintle_api::{
-    field::{BadValue, FieldError, Path},
+    field::{BadValue, FieldError, Path, go_quote},
     names,
     quantity::Quantity,
 };
@@ -176,7 +176,39 @@ pub(crate) fn node(object: &Value) -> Errors {
     if parsed.len() > 2 || matches!(parsed[..], [a, b] if a.addr().is_ipv4() == b.addr().is_ipv4()) {
         errors.push(cidrs.invalid("may specify no more than one CIDR for each IP family"));
     }
+    declared_features(&Field::root(object, "status").child("declaredFeatures"), &mut errors);
     errors
+}
+
+/// Features that a node says it has: names in order.
+// upstream: validateNodeDeclaredFeatures
+fn declared_features(list: &Field<'_>, errors: &mut Errors) {
+    let segment = |text: &str| {
+        text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.chars().all(|c| c.is_ascii_alphanumeric())
+    };
+    let mut before: Option<String> = None;
+    for feature in list.items() {
+        let name = feature.value.as_str().unwrap_or_default();
+        let quoted = go_quote(name);
+        if name.len() > 253 {
+            let why = format!("invalid feature name {quoted}: must be no more than 253 characters");
+            errors.push(feature.invalid(why));
+        } else if !(name.starts_with(|c: char| c.is_ascii_uppercase()) && name.split('/').all(segment)) {
+            errors.push(feature.invalid(format!(
+                "invalid feature name {quoted}: must start with an UpperCamelCase segment, with subsequent segments \
+                 separated by '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and \
+                 slashes"
+            )));
+        }
+        match &before {
+            Some(before) if before == name => errors.push(FieldError::duplicate(&feature.path, name)),
+            Some(before) if before.as_str() > name => {
+                errors.push(feature.invalid("list must be sorted alphabetically"));
+            }
+            _ => {}
+        }
+        before = Some(name.to_owned());
+    }
 }
 
 /// A changed Node, or status of one.
@@ -184,6 +216,7 @@ pub(crate) fn node_update(new: &Value, old: &Value) -> Errors {
     let (mut errors, spec) = (Errors::new(), Field::root(new, "spec"));
     node_resources(new, &mut errors);
     let status = Field::root(new, "status");
+    declared_features(&status.child("declaredFeatures"), &mut errors);
     let addresses = status.child("addresses");
     let mut seen: Vec<&Value> = Vec::new();
     for (address, value) in addresses.items().zip(status.value.items("addresses")) {

@@ -109,7 +109,7 @@ fn spec(spec: &Field<'_>, pod_name: &str, is_pod: bool, errors: &mut Errors) {
     }
     let resources = spec.child("resources");
     if resources.is_set() {
-        pod_resources(&resources, errors);
+        pod_resources(&resources, &claims, errors);
     }
     if value.flag("hostNetwork") {
         host_network_ports(&spec.child("containers"), is_pod, errors);

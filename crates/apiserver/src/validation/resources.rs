@@ -104,6 +104,11 @@ pub(crate) fn amount(name: &str, at: &Field<'_>, errors: &mut Errors) {
     }
 }
 
+/// Whether an amount is no whole number.
+pub(super) fn is_fraction(amount: &serde_json::Value) -> bool {
+    quantity(amount).milli_value() % 1000 != 0
+}
+
 /// The resources of a container.
 pub(crate) fn container_resources(resources: &Field<'_>, claims: &[String], errors: &mut Errors) {
     requirements(resources, container_resource_name, errors);
@@ -111,12 +116,13 @@ pub(crate) fn container_resources(resources: &Field<'_>, claims: &[String], erro
 }
 
 /// The resources of a pod as a whole.
-pub(crate) fn pod_resources(resources: &Field<'_>, errors: &mut Errors) {
+pub(crate) fn pod_resources(resources: &Field<'_>, known: &[String], errors: &mut Errors) {
     let claims = resources.child("claims");
     if claims.is_set() {
         errors.push(claims.forbidden("claims may not be set for Resources at pod-level"));
     }
     requirements(resources, pod_resource_name, errors);
+    claim_names(&claims, known, errors);
 }
 
 fn requirements(resources: &Field<'_>, name_rule: fn(&str, &Field<'_>, &mut Errors), errors: &mut Errors) {

@@ -381,7 +381,7 @@ pub(crate) fn csi_node(object: &Value) -> Errors {
 pub(crate) fn volume_attachment(object: &Value) -> Errors {
     let (mut errors, spec) = (Errors::new(), Field::root(object, "spec"));
     csi_driver_name(&spec.child("attacher"), &mut errors);
-    spec.child("nodeName").required_checked(names::dns1123_subdomain, &mut errors);
+    spec.child("nodeName").text_checked(names::dns1123_subdomain, &mut errors);
     let source = spec.child("source");
     match (source.value.has("inlineVolumeSpec"), source.value.has("persistentVolumeName")) {
         (false, false) => {
@@ -395,6 +395,7 @@ pub(crate) fn volume_attachment(object: &Value) -> Errors {
         }
         (true, false) => {}
     }
+    source.child("persistentVolumeName").checked(names::dns1123_subdomain, &mut errors);
     errors
 }
 

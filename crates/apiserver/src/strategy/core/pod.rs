@@ -19,6 +19,7 @@ pub(crate) static POD: Rules = Rules {
     validate: validation::pod::create,
     validate_update: validation::pod::update,
     validate_status_update: validation::pod::update_status,
+    warnings: validation::warnings::pod,
     grace_period,
     returns_deleted: true,
     ..Rules::WITH_STATUS

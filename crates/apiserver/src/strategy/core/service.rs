@@ -24,6 +24,7 @@ pub(crate) static SERVICE: Rules = Rules {
     validate_update: validation::service::update,
     validate_status_update: validation::service::update_status,
     hooks: Some(&allocate::Allocation),
+    warnings: validation::warnings::service,
     create_on_update: true,
     returns_deleted: true,
     ..Rules::PLAIN

@@ -175,7 +175,13 @@ fn device(device: &Field<'_>, per_device: bool, taints_kept: bool, errors: &mut 
         let found = nodes(device, &NODES, "must not be empty", errors);
         let one = "exactly one of `nodeName`, `nodeSelector`, or `allNodes` is required when \
                    `perDeviceNodeSelection` is set to true in the ResourceSlice spec";
-        one_of(device, &found, one, errors);
+        match found[..] {
+            [_, _, ..] => {
+                let names: Vec<String> = found.iter().map(|name| format!("`{name}`")).collect();
+                errors.push(FieldError::invalid(&device.path, format!("{{{}}}", names.join(", ")), one));
+            }
+            _ => one_of(device, &found, one, errors),
+        }
     } else if NODES.iter().any(|field| device.value.has(field)) {
         let text = "`nodeName`, `nodeSelector` and `allNodes` can only be set if `perDeviceNodeSelection` is set to \
                     true in the ResourceSlice spec";
