@@ -168,12 +168,15 @@ fn is_repository(name: &str) -> bool {
         Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => path,
         _ => name,
     };
-    path.split('/').all(|part| {
-        let alphanumeric = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
-        alphanumeric(part.chars().next())
-            && alphanumeric(part.chars().last())
-            && part.chars().all(|c| alphanumeric(Some(c)) || matches!(c, '.' | '_' | '-'))
-    })
+    // What has no path of its own lies below `library/`.
+    let length = if path.contains('/') { path.len() } else { path.len() + "library/".len() };
+    length <= 255
+        && path.split('/').all(|part| {
+            let alphanumeric = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+            alphanumeric(part.chars().next())
+                && alphanumeric(part.chars().last())
+                && part.chars().all(|c| alphanumeric(Some(c)) || matches!(c, '.' | '_' | '-'))
+        })
 }
 
 #[cfg(test)]

@@ -81,10 +81,20 @@ static ENDPOINTS: Rules = Rules {
 };
 
 /// LimitRanges.
+/// A LimitRange without a name gets one.
+// upstream: limitrangeStrategy.PrepareForCreate
+fn named_by_chance(range: &mut Object) {
+    let metadata = range.child_or_new("metadata");
+    if metadata.is_zero("name") {
+        metadata.set("name", uuid::Uuid::new_v4().hyphenated().to_string());
+    }
+}
+
 static LIMIT_RANGE: Rules = Rules {
     validate: validation::limit_range,
     validate_update: |new, _| validation::limit_range(new),
     default: Some(defaults::core::limit_range),
+    create: named_by_chance,
     create_on_update: true,
     ..Rules::PLAIN
 };

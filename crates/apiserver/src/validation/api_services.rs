@@ -10,7 +10,7 @@ pub(crate) fn api_service(object: &Value) -> Errors {
     let (mut errors, spec) = (Errors::new(), Field::root(object, "spec"));
     let (group, version) = (spec.child("group"), spec.child("version"));
     let required = format!("{}.{}", version.text(), group.text());
-    if object.name() != required && names::path_segment(object.name()).is_empty() {
+    if !object.name().is_empty() && object.name() != required && names::path_segment(object.name()).is_empty() {
         let metadata = Field::root(object, "metadata");
         let quoted = pintle_api::field::go_quote(&required);
         errors.push(metadata.child("name").invalid(format!("must be `spec.version+\".\"+spec.group`: {quoted}")));
@@ -21,7 +21,7 @@ pub(crate) fn api_service(object: &Value) -> Errors {
     if !group.text().is_empty() {
         errors.extend(names::dns1123_subdomain(group.text()).into_iter().map(|text| group.invalid(text)));
     }
-    errors.extend(names::dns1035_label(version.text()).into_iter().map(|text| version.invalid(text)));
+    version.text_checked(names::dns1035_label, &mut errors);
     for (field, most) in [("groupPriorityMinimum", 20_000), ("versionPriority", 1_000)] {
         let priority = spec.child(field);
         if !(1..=most).contains(&priority.int()) {

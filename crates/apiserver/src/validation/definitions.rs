@@ -9,7 +9,7 @@ use super::field::{Errors, Field};
 use crate::definitions::approval;
 use crate::value::{Read, same};
 use base64::{Engine, prelude::BASE64_STANDARD};
-use pintle_api::field::{BadValue, FieldError, Path};
+use pintle_api::field::{FieldError, Path};
 use pintle_api::names;
 use pintle_api::structural::{Schema, unrecognized_format};
 use serde_json::Value;
@@ -25,7 +25,7 @@ pub(crate) fn create(definition: &Value) -> Errors {
     let given = Field::root(definition, "spec");
     let wanted = format!("{}.{}", given.value.field("names").text("plural"), given.value.text("group"));
     let name = definition.field("metadata").text("name");
-    if name != wanted {
+    if !name.is_empty() && name != wanted {
         let at = Path::root("metadata");
         let why = "must be spec.names.plural+\".\"+spec.group";
         errors.push(FieldError::invalid(&at.child("name"), name, why));
@@ -128,7 +128,7 @@ fn beyond_spec(new: &Value, old: Option<&Value>, errors: &mut Errors) {
 
 fn stored_versions(stored: &Field<'_>, versions: &[Value], errors: &mut Errors) {
     if stored.is_zero() {
-        errors.push(FieldError::invalid(&stored.path, BadValue::json("[]"), "must have at least one stored version"));
+        errors.push(stored.invalid("must have at least one stored version"));
         return;
     }
     let known = |name: &str| stored.items().any(|version| version.text() == name);

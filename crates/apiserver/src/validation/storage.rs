@@ -1,6 +1,6 @@
 //! PersistentVolumes, StorageClasses and the kinds of CSI.
 use super::claim::access_modes;
-use super::common::{go_struct, label_selector, nonnegative_quantity, quantity};
+use super::common::{internal, label_selector, nonnegative_quantity, quantity};
 use super::field::{Errors, Field};
 use super::scheduling::node_selector;
 use super::volumes::{csi_driver as csi_driver_name, host_path, nfs, required_of, second_name};
@@ -277,7 +277,7 @@ pub(crate) fn csi_storage_capacity(object: &Value) -> Errors {
 
 /// A changed CSIStorageCapacity: what it is the capacity of stays.
 pub(crate) fn csi_storage_capacity_update(new: &Value, old: &Value) -> Errors {
-    let mut errors = Errors::new();
+    let mut errors = csi_storage_capacity(new);
     for field in ["nodeTopology", "storageClassName"] {
         Field::root(new, field).immutable(old.field(field), &mut errors);
     }
@@ -404,8 +404,7 @@ pub(crate) fn volume_attachment_update(new: &Value, old: &Value) -> Errors {
     let mut errors = volume_attachment(new);
     let spec = Field::root(new, "spec");
     if !same(spec.value, old.field("spec")) {
-        let shown =
-            go_struct(spec.value, &[("Attacher", "attacher"), ("Source", "source"), ("NodeName", "nodeName")], true);
+        let shown = internal("api.storage.v1.VolumeAttachmentSpec", spec.value);
         errors.push(FieldError::invalid(&spec.path, shown, "field is immutable"));
     }
     errors

@@ -74,6 +74,9 @@ pub(super) fn rule(rule: &Field<'_>, errors: &mut Errors) {
         let list = rule.child(field);
         list.required("", errors);
         wildcard(&list, what, errors);
+        for item in list.items().filter(|item| field == "apiVersions" && item.is_zero()) {
+            errors.push(item.missing(""));
+        }
     }
     let resources = rule.child("resources");
     resources.required("", errors);
