@@ -80,6 +80,29 @@ fn what_is_wrong_is_told_as_upstream_tells_it() {
 }
 
 #[test]
+fn what_fails_says_why_as_upstream_says_it() {
+    for (source, why) in [
+        ("int(dyn('x')) == 1", "type conversion error from 'string' to 'int'"),
+        ("9223372036854775807 + dyn(1) > 0", "integer overflow"),
+        ("uint(dyn(-1)) > 0u", "unsigned integer overflow"),
+        ("dyn(0.0) / 0.0 > 1.0", "NaN values cannot be ordered"),
+        (
+            "ip(dyn('abc')).family() == 4",
+            "IP Address \"abc\" parse error during conversion from string: ParseAddr(\"abc\"): unable to parse IP",
+        ),
+        ("cidr('10.0.0.0/8').containsIP(string(dyn('abc')))", "no such overload"),
+        (
+            "cidr(dyn('bogus')).prefixLength() == 1",
+            "network address parse error during conversion from string: network address parse error during conversion from string: netip.ParsePrefix(\"bogus\"): no '/'",
+        ),
+    ] {
+        assert_eq!(eval(source), Err(why.to_owned()), "{source}");
+    }
+    holds("'abc'.indexOf('b', 99) == -1 && 'abc'.lastIndexOf('b', 99) == -1");
+    holds("url('https://a.b:80/x?y=z#q').getQuery() == {'y': ['z']}");
+}
+
+#[test]
 fn errors_are_absorbed_where_the_other_side_decides() {
     holds("1 / 0 == 1 || true");
     holds("!(1 / 0 == 1 && false)");

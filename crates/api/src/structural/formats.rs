@@ -62,7 +62,7 @@ fn check_of(format: &str) -> Option<Check> {
             r"^rgb\(\s*(0|[1-9][0-9]?|1[0-9][0-9]?|2[0-4][0-9]|25[0-5])\s*,\s*(0|[1-9][0-9]?|1[0-9][0-9]?|2[0-4][0-9]|25[0-5])",
             r"\s*,\s*(0|[1-9][0-9]?|1[0-9][0-9]?|2[0-4][0-9]|25[0-5])\s*\)$"
         )),
-        "byte" => |text| BASE64_STANDARD.decode(text).is_ok(),
+        "byte" => |text| !text.is_empty() && BASE64_STANDARD.decode(text).is_ok(),
         "password" => |_| true,
         "date" => is_date,
         "duration" => is_duration,

@@ -1,5 +1,5 @@
 //! Conversions between types.
-use super::operators::type_of;
+use super::operators::{overflow, type_of, uint_overflow};
 use super::{Builtin, no_overload, time};
 use crate::eval::Error;
 use crate::types::Type;
@@ -14,7 +14,7 @@ pub(crate) fn find(name: &str) -> Option<Builtin> {
             [Value::String(s)] => match &**s {
                 "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(Value::Bool(true)),
                 "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(Value::Bool(false)),
-                _ => Err(wrong(s, "bool")),
+                _ => Err(wrong("bool")),
             },
             _ => no_overload(),
         },
@@ -23,24 +23,24 @@ pub(crate) fn find(name: &str) -> Option<Builtin> {
             [Value::Uint(u)] => i64::try_from(*u).map(Value::Int).map_err(|_| overflow()),
             [Value::Double(d)] if d.is_finite() && d.abs() < 9_223_372_036_854_775_807.0 => Ok(Value::Int(*d as i64)),
             [Value::Double(_)] => Err(overflow()),
-            [Value::String(s)] => s.parse().map(Value::Int).map_err(|_| wrong(s, "int")),
+            [Value::String(s)] => s.parse().map(Value::Int).map_err(|_| wrong("int")),
             [Value::Timestamp(t)] => Ok(Value::Int(t.as_second())),
             [Value::Duration(d)] => Ok(Value::Int(*d)),
             _ => no_overload(),
         },
         "uint" => |args, _| match args {
             [v @ Value::Uint(_)] => Ok(v.clone()),
-            [Value::Int(i)] => u64::try_from(*i).map(Value::Uint).map_err(|_| overflow()),
+            [Value::Int(i)] => u64::try_from(*i).map(Value::Uint).map_err(|_| uint_overflow()),
             [Value::Double(d)] if *d >= 0.0 && *d < 18_446_744_073_709_551_615.0 => Ok(Value::Uint(*d as u64)),
-            [Value::Double(_)] => Err(overflow()),
-            [Value::String(s)] => s.parse().map(Value::Uint).map_err(|_| wrong(s, "uint")),
+            [Value::Double(_)] => Err(uint_overflow()),
+            [Value::String(s)] => s.parse().map(Value::Uint).map_err(|_| wrong("uint")),
             _ => no_overload(),
         },
         "double" => |args, _| match args {
             [v @ Value::Double(_)] => Ok(v.clone()),
             [Value::Int(i)] => Ok(Value::Double(*i as f64)),
             [Value::Uint(u)] => Ok(Value::Double(*u as f64)),
-            [Value::String(s)] => s.parse().map(Value::Double).map_err(|_| wrong(s, "double")),
+            [Value::String(s)] => s.parse().map(Value::Double).map_err(|_| wrong("double")),
             _ => no_overload(),
         },
         "string" => |args, _| match args {
@@ -70,12 +70,8 @@ pub(crate) fn find(name: &str) -> Option<Builtin> {
     Some(function)
 }
 
-fn overflow() -> Error {
-    Error::new("range error")
-}
-
-fn wrong(text: &str, wanted: &str) -> Error {
-    Error::new(format!("type conversion error from 'string' to '{wanted}': {text:?}"))
+fn wrong(wanted: &str) -> Error {
+    Error::new(format!("type conversion error from 'string' to '{wanted}'"))
 }
 
 /// A number as Go's `%v` writes it where that differs from Rust.

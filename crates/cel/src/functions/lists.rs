@@ -1,5 +1,5 @@
 //! Lists and sets.
-use super::operators::{compare, equal};
+use super::operators::{compare, duration_overflow, equal, overflow, uint_overflow};
 use super::{Builtin, int, no_overload};
 use crate::eval::{Error, Outcome};
 use crate::value::{List, Value};
@@ -115,14 +115,15 @@ fn all_in(these: &[Value<'_>], those: &[Value<'_>]) -> bool {
 
 fn sum<'a>(list: &[Value<'a>]) -> Outcome<'a> {
     let Some((first, rest)) = list.split_first() else { return Ok(Value::Int(0)) };
-    let overflow = || Error::new("return error for overflow");
     let mut total = first.clone();
     for value in rest {
         total = match (&total, value) {
             (Value::Int(a), Value::Int(b)) => Value::Int(a.checked_add(*b).ok_or_else(overflow)?),
-            (Value::Uint(a), Value::Uint(b)) => Value::Uint(a.checked_add(*b).ok_or_else(overflow)?),
+            (Value::Uint(a), Value::Uint(b)) => Value::Uint(a.checked_add(*b).ok_or_else(uint_overflow)?),
             (Value::Double(a), Value::Double(b)) => Value::Double(a + b),
-            (Value::Duration(a), Value::Duration(b)) => Value::Duration(a.checked_add(*b).ok_or_else(overflow)?),
+            (Value::Duration(a), Value::Duration(b)) => {
+                Value::Duration(a.checked_add(*b).ok_or_else(duration_overflow)?)
+            }
             _ => return no_overload(),
         };
     }

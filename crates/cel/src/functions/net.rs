@@ -56,7 +56,8 @@ pub(crate) fn find(name: &str) -> Option<Builtin> {
             let net = net(args)?;
             let ip = match args.get(1) {
                 Some(Value::Ip(ip)) => *ip,
-                _ => parse_ip(text(args, 1)?)?,
+                // Upstream does not say why.
+                _ => parse_ip(text(args, 1)?).map_err(|_| Error::new("no such overload"))?,
             };
             Ok(Value::Bool(net.contains(&ip)))
         },
@@ -101,6 +102,7 @@ fn parse_url(text: &str) -> Option<Url> {
     if scheme.is_empty() && !rest.starts_with('/') {
         return None;
     }
+    let rest = rest.split_once('#').map_or(rest, |(rest, _)| rest);
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (host, path) = match rest.strip_prefix("//") {
         Some(authority) if !scheme.is_empty() || !rest.starts_with("///") => {
@@ -157,7 +159,9 @@ fn unescape(text: &str) -> String {
 
 fn parse_ip(text: &str) -> Result<IpAddr, Error> {
     let ip: IpAddr = text.parse().map_err(|_| {
-        Error::new(format!("IP Address {text:?} parse error during conversion from string: unable to parse IP"))
+        Error::new(format!(
+            "IP Address {text:?} parse error during conversion from string: ParseAddr({text:?}): unable to parse IP"
+        ))
     })?;
     match ip {
         IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
@@ -167,9 +171,20 @@ fn parse_ip(text: &str) -> Result<IpAddr, Error> {
     }
 }
 
+/// What Go says of a text that is no network.
+fn cidr_error(text: &str) -> String {
+    let why = match text.rsplit_once('/') {
+        None => "no '/'".to_owned(),
+        Some((ip, _)) if ip.parse::<IpAddr>().is_err() => format!("ParseAddr({ip:?}): unable to parse IP"),
+        Some((_, bits)) if bits.parse::<u32>().is_err() => format!("bad bits after slash: {bits:?}"),
+        Some(_) => "prefix length out of range".to_owned(),
+    };
+    let twice = "network address parse error during conversion from string: ".repeat(2);
+    format!("{twice}netip.ParsePrefix({text:?}): {why}")
+}
+
 fn parse_cidr(text: &str) -> Result<IpNet, Error> {
-    let wrong = || Error::new(format!("network address parse error during conversion from string: {text:?}"));
-    let net: IpNet = text.parse().map_err(|_| wrong())?;
+    let net: IpNet = text.parse().map_err(|_| Error::new(cidr_error(text)))?;
     match net.addr() {
         IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
             Err(Error::new(format!("IPv4-mapped IPv6 address {text:?} is not allowed")))

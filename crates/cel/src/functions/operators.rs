@@ -19,7 +19,7 @@ pub(crate) fn find(name: &str) -> Option<Builtin> {
         "_-_" => |args, _| subtract(args),
         "_*_" => |args, _| match args {
             [Value::Int(a), Value::Int(b)] => a.checked_mul(*b).map(Value::Int).ok_or_else(overflow),
-            [Value::Uint(a), Value::Uint(b)] => a.checked_mul(*b).map(Value::Uint).ok_or_else(overflow),
+            [Value::Uint(a), Value::Uint(b)] => a.checked_mul(*b).map(Value::Uint).ok_or_else(uint_overflow),
             [Value::Double(a), Value::Double(b)] => Ok(Value::Double(a * b)),
             _ => no_overload(),
         },
@@ -95,8 +95,16 @@ pub(crate) fn find(name: &str) -> Option<Builtin> {
     Some(function)
 }
 
-fn overflow() -> Error {
-    Error::new("return error for overflow")
+pub(crate) fn overflow() -> Error {
+    Error::new("integer overflow")
+}
+
+pub(crate) fn uint_overflow() -> Error {
+    Error::new("unsigned integer overflow")
+}
+
+pub(crate) fn duration_overflow() -> Error {
+    Error::new("duration overflow")
 }
 
 fn pair<'v, 'a>(args: &'v [Value<'a>]) -> Result<(&'v Value<'a>, &'v Value<'a>), Error> {
@@ -117,15 +125,18 @@ fn add<'a>(args: &[Value<'a>]) -> Outcome<'a> {
     let (a, b) = pair(args)?;
     match (a, b) {
         (Value::Int(a), Value::Int(b)) => a.checked_add(*b).map(Value::Int).ok_or_else(overflow),
-        (Value::Uint(a), Value::Uint(b)) => a.checked_add(*b).map(Value::Uint).ok_or_else(overflow),
+        (Value::Uint(a), Value::Uint(b)) => a.checked_add(*b).map(Value::Uint).ok_or_else(uint_overflow),
         (Value::Double(a), Value::Double(b)) => Ok(Value::Double(a + b)),
         (Value::String(a), Value::String(b)) => Ok(Value::text(format!("{}{}", &**a, &**b))),
         (Value::Bytes(a), Value::Bytes(b)) => Ok(Value::Bytes([&**a, &**b].concat().into())),
         (Value::List(a), Value::List(b)) => Ok(Value::list(concatenate(a, b))),
-        (Value::Duration(a), Value::Duration(b)) => a.checked_add(*b).map(Value::Duration).ok_or_else(overflow),
-        (Value::Timestamp(t), Value::Duration(d)) | (Value::Duration(d), Value::Timestamp(t)) => {
-            t.checked_add(SignedDuration::from_nanos(*d)).map(Value::Timestamp).map_err(|_| overflow())
+        (Value::Duration(a), Value::Duration(b)) => {
+            a.checked_add(*b).map(Value::Duration).ok_or_else(duration_overflow)
         }
+        (Value::Timestamp(t), Value::Duration(d)) | (Value::Duration(d), Value::Timestamp(t)) => t
+            .checked_add(SignedDuration::from_nanos(*d))
+            .map(Value::Timestamp)
+            .map_err(|_| Error::new("timestamp overflow")),
         _ => no_overload(),
     }
 }
@@ -168,14 +179,17 @@ fn subtract<'a>(args: &[Value<'a>]) -> Outcome<'a> {
     let (a, b) = pair(args)?;
     match (a, b) {
         (Value::Int(a), Value::Int(b)) => a.checked_sub(*b).map(Value::Int).ok_or_else(overflow),
-        (Value::Uint(a), Value::Uint(b)) => a.checked_sub(*b).map(Value::Uint).ok_or_else(overflow),
+        (Value::Uint(a), Value::Uint(b)) => a.checked_sub(*b).map(Value::Uint).ok_or_else(uint_overflow),
         (Value::Double(a), Value::Double(b)) => Ok(Value::Double(a - b)),
-        (Value::Duration(a), Value::Duration(b)) => a.checked_sub(*b).map(Value::Duration).ok_or_else(overflow),
-        (Value::Timestamp(t), Value::Duration(d)) => {
-            t.checked_sub(SignedDuration::from_nanos(*d)).map(Value::Timestamp).map_err(|_| overflow())
+        (Value::Duration(a), Value::Duration(b)) => {
+            a.checked_sub(*b).map(Value::Duration).ok_or_else(duration_overflow)
         }
+        (Value::Timestamp(t), Value::Duration(d)) => t
+            .checked_sub(SignedDuration::from_nanos(*d))
+            .map(Value::Timestamp)
+            .map_err(|_| Error::new("timestamp overflow")),
         (Value::Timestamp(a), Value::Timestamp(b)) => {
-            i64::try_from(a.duration_since(*b).as_nanos()).map(Value::Duration).map_err(|_| overflow())
+            i64::try_from(a.duration_since(*b).as_nanos()).map(Value::Duration).map_err(|_| duration_overflow())
         }
         _ => no_overload(),
     }
@@ -204,8 +218,7 @@ fn ordered<'a>(args: &[Value<'a>], wanted: fn(Ordering) -> bool) -> Outcome<'a> 
     let (a, b) = pair(args)?;
     match compare(a, b) {
         Some(ordering) => Ok(Value::Bool(wanted(ordering))),
-        // Not a number is neither less nor greater.
-        None if numeric(a).is_some() && numeric(b).is_some() => Ok(Value::Bool(false)),
+        None if numeric(a).is_some() && numeric(b).is_some() => Err(Error::new("NaN values cannot be ordered")),
         None => no_overload(),
     }
 }
@@ -287,8 +300,9 @@ fn is_zero(value: &Value<'_>) -> bool {
         Value::Double(d) => *d == 0.0,
         Value::String(s) => s.is_empty(),
         Value::Bytes(b) => b.is_empty(),
-        Value::List(list) => list.is_empty(),
-        Value::Map(map) => map.is_empty(),
+        // What an object has is never taken for nothing.
+        Value::List(list @ List::Made(_)) => list.is_empty(),
+        Value::Map(map @ Map::Made(..)) => map.is_empty(),
         Value::Optional(inner) => inner.is_none(),
         _ => false,
     }

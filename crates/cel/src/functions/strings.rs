@@ -112,8 +112,11 @@ fn index_of<'a>(args: &[Value<'a>]) -> Outcome<'a> {
     let (s, wanted) = (text(args, 0)?, text(args, 1)?);
     let from = if args.len() > 2 { int(args, 2)? } else { 0 };
     let length = s.chars().count() as i64;
-    if from < 0 || from > length {
+    if from < 0 {
         return Err(Error::new(format!("index out of range: {from}")));
+    }
+    if args.len() > 2 && from >= length && !wanted.is_empty() {
+        return Ok(Value::Int(-1));
     }
     let start = s.char_indices().nth(from as usize).map_or(s.len(), |(at, _)| at);
     let found = s[start..].find(wanted).map(|at| s[..start + at].chars().count() as i64);
@@ -124,9 +127,10 @@ fn last_index_of<'a>(args: &[Value<'a>]) -> Outcome<'a> {
     let (s, wanted) = (text(args, 0)?, text(args, 1)?);
     let length = s.chars().count() as i64;
     let end = match args.get(2) {
-        Some(Value::Int(before)) if *before < 0 || *before > length => {
+        Some(Value::Int(before)) if *before < 0 => {
             return Err(Error::new(format!("index out of range: {before}")));
         }
+        Some(Value::Int(before)) if *before >= length && !wanted.is_empty() => return Ok(Value::Int(-1)),
         // A match may begin at the position and reach beyond it.
         Some(Value::Int(before)) => {
             let start = s.char_indices().nth(*before as usize).map_or(s.len(), |(at, _)| at);
@@ -241,7 +245,7 @@ fn formatted(verb: char, precision: Option<usize>, arg: &Value<'_>) -> Result<St
         }
         (other, _) => {
             return Err(Error::new(format!(
-                "could not parse formatting clause: unrecognized formatting clause {other:?}"
+                "could not parse formatting clause: unrecognized formatting clause \"{other}\""
             )));
         }
     })

@@ -9,17 +9,20 @@ pub(crate) fn find(name: &str) -> Option<Builtin> {
     let function: Builtin = match name {
         "timestamp" => |args, _| match args {
             [v @ Value::Timestamp(_)] => Ok(v.clone()),
-            [Value::String(s)] => s.parse().map(Value::Timestamp).map_err(|_| {
-                Error::new(format!("type conversion error from 'string' to 'google.protobuf.Timestamp': {:?}", &**s))
-            }),
-            [Value::Int(i)] => Timestamp::from_second(*i).map(Value::Timestamp).map_err(|_| Error::new("range error")),
+            [Value::String(s)] => s
+                .parse()
+                .map(Value::Timestamp)
+                .map_err(|_| Error::new("type conversion error from 'string' to 'google.protobuf.Timestamp'")),
+            [Value::Int(i)] => {
+                Timestamp::from_second(*i).map(Value::Timestamp).map_err(|_| Error::new("timestamp overflow"))
+            }
             _ => no_overload(),
         },
         "duration" => |args, _| match args {
             [v @ Value::Duration(_)] => Ok(v.clone()),
-            [Value::String(s)] => parse_duration(s).map(Value::Duration).ok_or_else(|| {
-                Error::new(format!("type conversion error from 'string' to 'google.protobuf.Duration': {:?}", &**s))
-            }),
+            [Value::String(s)] => parse_duration(s)
+                .map(Value::Duration)
+                .ok_or_else(|| Error::new("type conversion error from 'string' to 'google.protobuf.Duration'")),
             [Value::Int(i)] => Ok(Value::Duration(*i)),
             _ => no_overload(),
         },
