@@ -208,6 +208,7 @@ mod tests {
             ("email", "a@b.c", "a"),
             ("hostname", "a.example.com", "-a"),
             ("byte", "YQ==", "?"),
+            ("byte", "YWI=", ""),
             ("isbn", "0321751043", "0321751044"),
             ("k8s-short-name", "a-b", "A"),
         ] {
