@@ -100,6 +100,9 @@ fn decode_protobuf(bytes: &[u8], default: (&str, &str)) -> Result<Value, ApiErro
     Ok(object)
 }
 
+/// How Go's parser begins its list of keys that are there twice.
+pub(crate) const TWICE: &str = "yaml: unmarshal errors:\n  ";
+
 /// Reads YAML as Go does: of keys that are there twice the last counts, which is told as a strict error.
 pub(crate) fn yaml(bytes: &[u8]) -> Result<Decoded, String> {
     let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
@@ -109,7 +112,10 @@ pub(crate) fn yaml(bytes: &[u8]) -> Result<Decoded, String> {
     };
     let options = serde_saphyr::options! { duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins };
     match serde_saphyr::from_str_with_options(text, options) {
-        Ok(value) => Ok(Decoded { value, strict_errors: vec![twice] }),
+        Ok(value) => {
+            let twice = twice.trim_start_matches(TWICE).to_owned();
+            Ok(Decoded { value, strict_errors: vec![twice] })
+        }
         Err(error) => Err(yaml_error(&error)),
     }
 }
@@ -121,7 +127,7 @@ pub(crate) fn yaml_error(error: &serde_saphyr::Error) -> String {
     let plain = error.without_snippet();
     if let Error::DuplicateMappingKey { key: Some(key), location } = plain {
         let line = location.line();
-        return format!("yaml: unmarshal errors:\n  line {line}: key {} already set in map", go_quote(key));
+        return format!("{TWICE}line {line}: key {} already set in map", go_quote(key));
     }
     let text = plain.to_string();
     let (what, place) = text.rsplit_once(" at line ").unwrap_or((&text, ""));

@@ -349,11 +349,14 @@ impl ApiServer {
         body: RequestBody,
     ) -> Result<Response<Body>, ApiError> {
         if cx.info.is_resource_request {
-            if parts.method == http::Method::HEAD && !cx.info.is_long_running() {
-                return Err(method_not_allowed());
-            }
-            if negotiation.view == View::Discovery {
-                return Err(ApiError::not_acceptable(&ACCEPTED));
+            let (info, head) = (&cx.info, parts.method == http::Method::HEAD);
+            let odd = head && !info.is_long_running() || negotiation.view == View::Discovery;
+            let served = || {
+                let scheme = self.registry().scheme();
+                scheme.by_plural(&info.api_group, &info.api_version, &info.resource).is_some()
+            };
+            if odd && served() {
+                return Err(if head { method_not_allowed() } else { ApiError::not_acceptable(&ACCEPTED) });
             }
             return self.resource(cx, negotiation, parts, body).await;
         }

@@ -121,6 +121,8 @@ fn check_route(resource: &Resource, cx: &RequestContext, verb: Verb) -> Result<(
         match verb {
             Verb::List | Verb::Watch => {}
             Verb::Create | Verb::DeleteCollection => return Err(method_not_allowed()),
+            // The collection of all namespaces is there, but only to be read.
+            _ if info.name.is_empty() => return Err(method_not_allowed()),
             _ => return Err(ApiError::unknown_path()),
         }
     }

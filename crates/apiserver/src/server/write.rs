@@ -2,7 +2,9 @@
 use super::ApiServer;
 use super::resource::Call;
 use crate::body::Body;
-use crate::codec::{FieldValidation, Made, content_type, decode, decode_typed, retype, type_of, unreadable_type, yaml};
+use crate::codec::{
+    FieldValidation, Made, TWICE, content_type, decode, decode_typed, retype, type_of, unreadable_type, yaml,
+};
 use crate::context::RequestContext;
 use crate::list_options::ListOptions;
 use crate::negotiate::{ACCEPTED, JSON, PROTOBUF, YAML, header};
@@ -268,7 +270,9 @@ pub(crate) fn judge_repeated(
     validation: FieldValidation,
     repeated: Option<String>,
 ) -> Result<(), ApiError> {
-    let Some(repeated) = repeated.map(|why| format!("error converting YAML to JSON: {why}")) else { return Ok(()) };
+    let Some(repeated) = repeated.map(|why| format!("error converting YAML to JSON: {TWICE}{why}")) else {
+        return Ok(());
+    };
     match validation {
         FieldValidation::Ignore => {}
         FieldValidation::Warn => cx.warn(repeated),
