@@ -6,16 +6,17 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::cri::{
-    ContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext, MountPropagation, NamespaceMode,
-    SupplementalGroupsPolicy,
+    ContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext, NamespaceMode, SupplementalGroupsPolicy,
 };
 use crate::image::store::ProcessConfig;
 use crate::shim::protocol::Bind;
 
 pub mod capabilities;
+mod mounts;
 pub mod seccomp;
 pub mod user;
 
+use mounts::{Mounts, mounts};
 use user::User;
 
 /// The search path of a program when the image sets none.
@@ -407,117 +408,18 @@ fn devices(config: &ContainerConfig, privileged: bool) -> Result<Value, String> 
     Ok(json!(list))
 }
 
-/// The mounts of a container.
-struct Mounts {
-    list: Vec<Value>,
-    propagation: Option<&'static str>,
-    binds: Vec<Bind>,
-}
-
-fn mounts(security: &LinuxContainerSecurityContext, input: &Input<'_>) -> Result<Mounts, String> {
-    let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": destination, "type": kind, "source": source, "options": options});
-    let writable = if security.privileged { "rw" } else { "ro" };
-    let mut list = vec![
-        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
-        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        mount(
-            "/dev/pts",
-            "devpts",
-            "devpts",
-            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
-        ),
-        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
-        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", writable]),
-    ];
-    if input.host.cgroup_v2 {
-        list.push(mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", writable]));
-    } else {
-        // Gathered by the shim.
-        let cgroup = input.rootfs.with_file_name("cgroup");
-        let options = if security.privileged { ["rbind", "rprivate", "rw"] } else { ["rbind", "rprivate", "rro"] };
-        list.push(json!({"destination": "/sys/fs/cgroup", "type": "bind", "source": cgroup, "options": options}));
-    }
-    let given = |path: &str| input.config.mounts.iter().any(|mount| clean(&mount.container_path) == path);
-    let bind = |destination: &str, source: &Path, options: &[&str]| json!({"destination": destination, "type": "bind", "source": source, "options": options});
-    for (name, path) in [("hostname", "/etc/hostname"), ("hosts", "/etc/hosts"), ("resolv.conf", "/etc/resolv.conf")] {
-        if !given(path) {
-            let access = if security.readonly_rootfs { "ro" } else { "rw" };
-            list.push(bind(path, &input.sandbox.join(name), &["rbind", "rprivate", access]));
-        }
-    }
-    if !given("/dev/shm") {
-        let ipc = security.namespace_options.as_ref().map_or(0, |options| options.ipc);
-        let shm = if ipc == NamespaceMode::Node as i32 { "/dev/shm".into() } else { input.sandbox.join("shm") };
-        list.push(bind("/dev/shm", &shm, &["rbind", "rprivate", "rw"]));
-    }
-
-    // Parents before what lies in them.
-    let mut images = input.image_mounts.iter();
-    let mut wanted: Vec<(&crate::cri::Mount, std::path::PathBuf)> = Vec::new();
-    for mount in &input.config.mounts {
-        let source = match &mount.image {
-            Some(_) => images.next().cloned().ok_or("an image volume was not prepared")?,
-            None => mount.host_path.clone().into(),
-        };
-        wanted.push((mount, source));
-    }
-    wanted.sort_by_key(|(mount, _)| clean(&mount.container_path).matches('/').count());
-    let has = |wanted: MountPropagation| input.config.mounts.iter().any(|mount| mount.propagation == wanted as i32);
-    let bidirectional = has(MountPropagation::PropagationBidirectional);
-    let propagation = if bidirectional {
-        Some("shared")
-    } else {
-        has(MountPropagation::PropagationHostToContainer).then_some("slave")
-    };
-    let mut binds = Vec::new();
-    for (mount, source) in wanted {
-        // libcontainer heeds the propagation of the root only. As that is `slave` or `shared`, what shall be less has to
-        // come from a mount that is less.
-        let slave = mount.propagation == MountPropagation::PropagationHostToContainer as i32;
-        let through = match MountPropagation::try_from(mount.propagation) {
-            Ok(MountPropagation::PropagationBidirectional) => false,
-            Ok(MountPropagation::PropagationHostToContainer) => bidirectional,
-            Ok(MountPropagation::PropagationPrivate) | Err(_) => mount.image.is_none(),
-        };
-        let source = if through {
-            let target = input.rootfs.with_file_name("mounts").join(binds.len().to_string());
-            binds.push(Bind { source, target: target.clone(), slave });
-            target
-        } else {
-            source
-        };
-        let destination = clean(&mount.container_path);
-        let mut options = vec!["rbind", if mount.readonly || mount.image.is_some() { "ro" } else { "rw" }];
-        if mount.recursive_read_only {
-            if !mount.readonly {
-                return Err(format!("recursive_read_only mount {destination:?} is not read-only"));
-            }
-            options.push("rro");
-        }
-        list.retain(|known| known["destination"] != destination.as_str());
-        list.push(bind(&destination, &source, &options));
-    }
-    Ok(Mounts { list, propagation, binds })
-}
-
-/// A path without doubled or trailing slashes.
-fn clean(path: &str) -> String {
-    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
-    format!("/{}", parts.join("/"))
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use libcontainer::oci_spec::runtime::Spec;
 
     use super::*;
-    use crate::cri::{Int64Value, KeyValue, LinuxContainerConfig, Mount, NamespaceOption};
+    use crate::cri::{Int64Value, KeyValue, LinuxContainerConfig};
 
     fn host() -> Host {
         Host { bounding: u64::MAX, lowest_oom_score: 0, cgroup_v2: false }
     }
 
-    fn generated(config: &ContainerConfig, image: &ProcessConfig) -> Result<Generated, String> {
+    pub(super) fn generated(config: &ContainerConfig, image: &ProcessConfig) -> Result<Generated, String> {
         generate(&Input {
             config,
             image,
@@ -533,7 +435,7 @@ mod tests {
         })
     }
 
-    fn secured(security: LinuxContainerSecurityContext) -> ContainerConfig {
+    pub(super) fn secured(security: LinuxContainerSecurityContext) -> ContainerConfig {
         ContainerConfig {
             command: vec!["x".to_owned()],
             linux: Some(LinuxContainerConfig { security_context: Some(security), ..Default::default() }),
@@ -611,25 +513,5 @@ mod tests {
         assert_eq!(spec["linux"]["maskedPaths"], json!([]));
         assert_eq!(spec["linux"]["seccomp"], Value::Null);
         assert_eq!(spec["linux"]["resources"]["devices"][0]["allow"], true);
-    }
-
-    #[test]
-    fn mounts_of_the_pod_replace_the_runtimes_and_come_after_their_parents() {
-        let mut config = secured(LinuxContainerSecurityContext {
-            namespace_options: Some(NamespaceOption { pid: NamespaceMode::Container as i32, ..Default::default() }),
-            ..Default::default()
-        });
-        let mount =
-            |path: &str| Mount { container_path: path.to_owned(), host_path: "/x".to_owned(), ..Default::default() };
-        config.mounts = vec![mount("/a/b/c/"), mount("/a"), mount("/etc/hosts")];
-        let spec = generated(&config, &ProcessConfig::default()).unwrap().spec;
-        let destinations: Vec<&str> =
-            spec["mounts"].as_array().unwrap().iter().filter_map(|mount| mount["destination"].as_str()).collect();
-        assert_eq!(destinations.iter().filter(|path| **path == "/etc/hosts").count(), 1);
-        let position = |path: &str| destinations.iter().position(|known| *known == path).unwrap();
-        assert!(position("/a") < position("/a/b/c"));
-        let last = spec["mounts"].as_array().unwrap().last().unwrap();
-        assert_eq!(last["source"], "/mounts/2");
-        assert_eq!(spec["linux"]["namespaces"], json!([{"type": "mount"}, {"type": "pid"}]));
     }
 }
