@@ -68,7 +68,8 @@ impl Hook {
 
     fn asked(&self, path: &str) -> Vec<Value> {
         let asked = self.asked.lock();
-        let meant = asked.iter().filter(|(at, request)| at.trim_matches('/') == path && request["name"] != "probe");
+        let is_probe = |request: &Value| request["name"].as_str().is_some_and(|name| name.starts_with("probe-"));
+        let meant = asked.iter().filter(|(at, request)| at.trim_matches('/') == path && !is_probe(request));
         meant.map(|(_, request)| request.clone()).collect()
     }
 }
@@ -107,13 +108,16 @@ const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 async fn register(server: &Server, hook: &Hook, kind: &str, webhooks: &[Value]) {
     let plural = format!("{}s", kind.to_lowercase());
     let mut all = webhooks.to_vec();
+    // Of its own name: the probe of a configuration that is in force already says nothing about this one.
+    let probed = format!("probe-{plural}");
     let mut probe = hook.webhook("probe");
-    probe["matchConditions"] = json!([{"name": "probe", "expression": "request.name == 'probe' && request.dryRun"}]);
+    let expression = format!("request.name == '{probed}' && request.dryRun");
+    probe["matchConditions"] = json!([{"name": "probe", "expression": expression}]);
     all.push(probe);
     let object = json!({"kind": kind, "apiVersion": "admissionregistration.k8s.io/v1",
         "metadata": {"name": format!("test-{}", kind.to_lowercase())}, "webhooks": all});
     server.post(&format!("/apis/admissionregistration.k8s.io/v1/{plural}"), &object).await.ok();
-    let probe_map = json!({"metadata": {"name": "probe"}, "data": {"p": "q"}});
+    let probe_map = json!({"metadata": {"name": probed}, "data": {"p": "q"}});
     loop {
         let answer = server.post(&format!("{MAPS}?dryRun=All"), &probe_map).await;
         if answer.text.contains("probe.example.com") {
