@@ -1,5 +1,6 @@
 //! Derives the tables under `crates/api/schema` from upstream's published documents. Start at [`run`].
 mod facts;
+mod features;
 mod go_types;
 mod resources;
 
@@ -30,6 +31,7 @@ const KUBERNETES: &str = "kubernetes@v1.36.3";
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let kubernetes = args.modules.join(KUBERNETES);
     write(&args.out.join("v1_36_resources.tsv"), &resources::generate(&kubernetes.join("api/discovery"))?)?;
+    write(&args.out.join("v1_36_features.tsv"), &features::generate(&args.modules)?)?;
     let openapi = kubernetes.join("api/openapi-spec/v3");
     write(&args.out.join("v1_36_facts.tsv"), &facts::generate(&args.modules, &openapi)?)
 }

@@ -1,5 +1,9 @@
 //! Conversion between the versions of kinds that share one place in the store: events of both groups, horizontal pod
-//! autoscalers of both versions. Start at [`to_storage`] and [`from_storage`].
+//! autoscalers, and kinds that have alpha or beta versions. Start at [`to_storage`] and [`from_storage`].
+mod devices;
+
+use std::borrow::Cow;
+
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -12,6 +16,24 @@ use crate::{
 /// Whether objects of this resource are stored in another group or version than they are served in.
 pub fn is_converted(resource: &Resource) -> bool {
     resource.is_stored() && (&resource.storage_group, &resource.storage_version) != (&resource.group, &resource.version)
+}
+
+/// `object` in the form by which it is judged: the stored one where its version has fields of another shape.
+pub fn judged<'a>(resource: &Resource, object: &'a Value) -> Cow<'a, Value> {
+    match devices::has_other_shape(resource) {
+        true => to_storage(resource, object.clone()).map_or(Cow::Borrowed(object), Cow::Owned),
+        false => Cow::Borrowed(object),
+    }
+}
+
+/// Changes `object` in the form by which it is judged.
+pub fn in_stored_shape(resource: &Resource, object: &mut Value, change: impl FnOnce(&mut Value)) {
+    if !devices::has_other_shape(resource) {
+        return change(object);
+    }
+    devices::convert(&resource.kind, object, true);
+    change(object);
+    devices::convert(&resource.kind, object, false);
 }
 
 /// An object as it is served, in the form in which it is stored.
@@ -34,6 +56,7 @@ fn convert(resource: &Resource, mut object: Value, store: bool) -> Result<Value,
         ("events.k8s.io", "Event") => rename_event(&mut object, store),
         ("autoscaling", "HorizontalPodAutoscaler") if store => autoscaler_v1_to_v2(&mut object),
         ("autoscaling", "HorizontalPodAutoscaler") => autoscaler_v2_to_v1(&mut object),
+        _ if devices::has_other_shape(resource) => devices::convert(&resource.kind, &mut object, store),
         _ => {}
     }
     let top = ensure_map(&mut object, &[]);

@@ -393,7 +393,7 @@ mod tests {
     #[test]
     fn every_kind_of_the_scheme_has_facts() {
         assert!(object_meta().has_field("uid") && Type::json_schema_props().has_field("allOf"));
-        for r in Scheme::builtin().resources() {
+        for r in Scheme::all().resources() {
             assert!(lookup(&r.group, &r.version, &r.kind).is_some(), "{}", r.group_kind());
             for s in r.subresources.iter().filter(|s| !s.kind.ends_with("Options")) {
                 assert!(lookup(&s.group, &s.version, &s.kind).is_some(), "{}", s.kind);

@@ -3,6 +3,7 @@
 //! | module | what it answers |
 //! |---|---|
 //! | [`scheme`] | which resources exist, by plural or kind: [`scheme::Scheme::builtin`] |
+//! | [`features`], [`runtime_config`] | feature gates, and which alpha and beta APIs are served: [`scheme::Scheme::served`] |
 //! | [`discovery`] | the documents of `/api`, `/apis` and below, legacy and aggregated |
 //! | [`facts`] | the type of a kind and of each of its fields: [`facts::lookup`] |
 //! | [`apply`] | server-side apply and managed fields: [`apply::apply`], [`apply::track_update`] |
@@ -35,6 +36,7 @@ mod descriptions;
 pub mod discovery;
 pub mod duration;
 pub mod facts;
+pub mod features;
 pub mod field;
 pub mod int_or_string;
 pub mod json_path;
@@ -46,6 +48,7 @@ pub mod protobuf;
 pub mod quantity;
 pub mod quota;
 pub mod resource_list;
+pub mod runtime_config;
 pub mod scheme;
 pub mod selector;
 pub mod status;

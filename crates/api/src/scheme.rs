@@ -7,7 +7,11 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use crate::custom::{Custom, version};
+use crate::{
+    custom::{Custom, version},
+    features::FeatureGates,
+    runtime_config::RuntimeConfig,
+};
 pub use table::TableError;
 
 /// A verb of the API, in the order in which discovery lists them.
@@ -236,14 +240,35 @@ pub struct Scheme {
 }
 
 impl Scheme {
-    /// The resources of Kubernetes itself.
+    /// The resources of Kubernetes itself that are served by default.
     pub fn builtin() -> Arc<Scheme> {
-        static BUILTIN: LazyLock<Arc<Scheme>> = LazyLock::new(|| {
+        static BUILTIN: LazyLock<Arc<Scheme>> =
+            LazyLock::new(|| Arc::new(Scheme::all().filtered(&RuntimeConfig::default(), &FeatureGates::default())));
+        BUILTIN.clone()
+    }
+
+    /// The resources of Kubernetes itself that can be served, alpha and beta ones included.
+    pub fn all() -> &'static Scheme {
+        static ALL: LazyLock<Scheme> = LazyLock::new(|| {
             let resources =
                 table::parse(include_str!("../schema/v1_36_resources.tsv")).expect("a test parses the embedded table");
-            Arc::new(Scheme::new(resources))
+            Scheme::new(resources)
         });
-        BUILTIN.clone()
+        &ALL
+    }
+
+    /// The resources of Kubernetes itself that are served with these settings.
+    pub fn served(config: &RuntimeConfig, gates: &FeatureGates) -> Arc<Scheme> {
+        if *config == RuntimeConfig::default() {
+            return Scheme::builtin();
+        }
+        Arc::new(Scheme::all().filtered(config, gates))
+    }
+
+    fn filtered(&self, config: &RuntimeConfig, gates: &FeatureGates) -> Scheme {
+        let mut scheme = Scheme::default();
+        self.resources.iter().filter(|r| config.serves(r, gates)).for_each(|r| scheme.add(r.clone()));
+        scheme
     }
 
     /// A table of `resources`; groups and versions come in the order in which they appear first.

@@ -4,6 +4,7 @@ mod columns;
 mod core;
 mod groups;
 mod pod;
+mod preview;
 mod text;
 
 use std::{collections::HashMap, sync::LazyLock};
@@ -237,7 +238,7 @@ mod tests {
     #[test]
     fn every_kind_prints_as_many_cells_as_it_has_columns() {
         let object = json!({"metadata": {"name": "a", "creationTimestamp": "2024-01-01T00:00:00Z"}});
-        for r in Scheme::builtin().resources() {
+        for r in Scheme::all().resources() {
             let printer = printer(&r.group, &r.kind);
             let cells = printer.cells(&object, Timestamp::now());
             assert_eq!(cells.len(), printer.columns().len(), "{}", r.group_kind());

@@ -47,9 +47,20 @@ pub fn priority(group: &str, version: &str) -> (i64, i64) {
         "discovery.k8s.io" => (16_200, 15),
         "resource.k8s.io" => (16_200, 21),
         "flowcontrol.apiserver.k8s.io" => (16_100, 21),
+        "internal.apiserver.k8s.io" => (16_000, 9),
+        "storagemigration.k8s.io" => (15_800, 9),
         // Served by the aggregator itself: always first.
         GROUP => (20_000, 15),
         _ => return CUSTOM,
+    };
+    let of_version = match (group, version) {
+        ("admissionregistration.k8s.io", "v1beta1") | ("coordination.k8s.io", "v1alpha2") => 12,
+        ("coordination.k8s.io", "v1beta1") => 13,
+        ("resource.k8s.io", "v1beta2") => 15,
+        ("scheduling.k8s.io", "v1alpha2") => 2,
+        ("certificates.k8s.io" | "resource.k8s.io", "v1alpha1" | "v1alpha3") => 1,
+        (_, "v1beta1" | "v1alpha1") => 9,
+        _ => of_version,
     };
     (of_group, of_version)
 }
@@ -172,7 +183,7 @@ mod tests {
 
     #[test]
     fn every_group_has_an_api_service_but_the_aggregators_own() {
-        let all = local(&Scheme::builtin());
+        let all = local(Scheme::all());
         let names: Vec<&str> = all.iter().map(ObjectExt::name).collect();
         assert!(
             names.contains(&"v1.")
@@ -180,5 +191,11 @@ mod tests {
                 && !names.contains(&"v1.apiregistration.k8s.io")
         );
         assert!(all.iter().all(|service| service["spec"]["groupPriorityMinimum"].as_i64() > Some(CUSTOM.0)));
+        // The versions of a group are preferred in their order.
+        let versions = Scheme::all().group_versions().windows(2).filter(|two| two[0].group == two[1].group);
+        for two in versions {
+            let of = |at: usize| priority(&two[at].group, &two[at].version).1;
+            assert!(of(0) > of(1), "{two:?}");
+        }
     }
 }

@@ -26,6 +26,7 @@ pub mod context;
 mod conversion;
 pub mod defaults;
 pub mod definitions;
+mod deprecation;
 pub mod diff;
 pub mod encode;
 pub mod event_ttl;

@@ -44,6 +44,8 @@ struct Counters {
     long_running: Mutex<BTreeMap<Labels, i64>>,
     authentications: [AtomicU64; 2],
     authorizations: [AtomicU64; 2],
+    /// Group, version, resource, subresource and the release that removes it, of what is deprecated and was asked for.
+    deprecated: Mutex<Vec<[String; 5]>>,
     others: RwLock<Vec<Source>>,
 }
 
@@ -119,6 +121,15 @@ impl Metrics {
         self.0.authorizations[usize::from(allowed)].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Notes that something deprecated was asked for, which the release `removed` (empty: none yet) will not have.
+    pub fn deprecated(&self, info: &RequestInfo, removed: &str) {
+        let labels = [&info.api_group, &info.api_version, &info.resource, &info.subresource, removed];
+        let mut known = self.0.deprecated.lock();
+        if !known.iter().any(|known| known.iter().eq(labels)) {
+            known.push(labels.map(str::to_owned));
+        }
+    }
+
     /// All metrics in text form.
     pub fn text(&self) -> String {
         let mut out = String::new();
@@ -179,6 +190,19 @@ impl Metrics {
         writeln!(out, "# TYPE apiserver_longrunning_requests gauge")?;
         for (labels, count) in self.0.long_running.lock().iter() {
             writeln!(out, "apiserver_longrunning_requests{{component=\"apiserver\",{}}} {count}", labels.text())?;
+        }
+        writeln!(
+            out,
+            "# HELP apiserver_requested_deprecated_apis [STABLE] Gauge of deprecated APIs that have been requested, broken out by \
+             API group, version, resource, subresource, and removed_release."
+        )?;
+        writeln!(out, "# TYPE apiserver_requested_deprecated_apis gauge")?;
+        for [group, version, resource, subresource, removed] in self.0.deprecated.lock().iter() {
+            writeln!(
+                out,
+                "apiserver_requested_deprecated_apis{{group=\"{group}\",removed_release=\"{removed}\",\
+                 resource=\"{resource}\",subresource=\"{subresource}\",version=\"{version}\"}} 1"
+            )?;
         }
         writeln!(out, "# HELP authentication_attempts [ALPHA] Counter of authenticated attempts.")?;
         writeln!(out, "# TYPE authentication_attempts counter")?;

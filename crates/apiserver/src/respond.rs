@@ -189,7 +189,16 @@ pub fn list(
         let bytes = list.finish(&resource.api_version(), &resource.list_kind);
         return Ok(negotiated_as(PROTOBUF, negotiation, bytes.into()));
     }
-    let items = stored.iter().map(|bytes| registry.load(resource, bytes)).collect::<Result<Vec<Value>, _>>()?;
+    let load = |bytes: &Bytes| {
+        let mut object = registry.load(resource, bytes)?;
+        // The items of a list leave their type to the list, but for custom resources.
+        if let (View::Whole, None, Some(object)) = (negotiation.view, &resource.custom, object.as_object_mut()) {
+            object.remove("kind");
+            object.remove("apiVersion");
+        }
+        Ok(object)
+    };
+    let items = stored.iter().map(load).collect::<Result<Vec<Value>, ApiError>>()?;
     let document = match negotiation.view {
         View::Metadata => return Err(other_form("PartialObjectMetadata", "a list", resource, &resource.list_kind)),
         View::Whole | View::Discovery => json!({

@@ -191,5 +191,6 @@ pub(crate) mod custom;
 mod definitions;
 pub mod generic;
 mod groups;
+mod preview;
 mod reset_fields;
 pub mod rules;

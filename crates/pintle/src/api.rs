@@ -1,5 +1,6 @@
 //! Wires the API server: the registry on the store, who may ask, what is refused, the endpoints with behaviour of their own.
 mod access;
+mod enabled;
 mod features;
 
 use crate::start::Settings;
@@ -23,7 +24,8 @@ pub async fn server(
     stop: &CancellationToken,
 ) -> Result<ApiServer> {
     let instance = &settings.instance;
-    let scheme = Arc::new(Scheme::builtin().extended(metrics::resources()));
+    let enabled = enabled::enabled(&settings.options.api_server)?;
+    let scheme = Arc::new(Scheme::served(&enabled.apis, &enabled.gates).extended(metrics::resources()));
     let registry = Registry::new(store, scheme, stop.clone());
     let service = bootstrap::service::Config {
         service_cidrs: vec![instance.service_cidr.into()],
@@ -46,7 +48,7 @@ pub async fn server(
     let aggregator = Aggregator::start(&registry, pki, stop).await.context("aggregated API servers")?;
     api_services::keep_registered(&registry, stop.clone()).await.context("the APIServices of custom resources")?;
     let features = features::features(&settings.options.api_server, &registry, stop).await?;
-    Ok(ApiServer::new(Parts {
+    let server = ApiServer::new(Parts {
         registry,
         authenticator: guard.authenticator,
         authorizer: guard.authorizer,
@@ -55,5 +57,7 @@ pub async fn server(
         aggregator: Some(aggregator),
         features,
         stop: stop.clone(),
-    }))
+    });
+    server.add_metrics(move || enabled.gates.metrics());
+    Ok(server)
 }

@@ -33,6 +33,15 @@ pub fn compare(a: &str, b: &str) -> Ordering {
     }
 }
 
+/// How far a version has come: `ga`, `beta` or `alpha`; other names count as `ga`.
+pub fn stage(version: &str) -> &'static str {
+    match parse(version) {
+        Some((0, ..)) => "alpha",
+        Some((1, ..)) => "beta",
+        _ => "ga",
+    }
+}
+
 /// Discovery's hash of the version in which objects are stored.
 // upstream: apiserver pkg/endpoints/discovery, StorageVersionHash
 pub fn storage_hash(group: &str, version: &str, kind: &str) -> String {

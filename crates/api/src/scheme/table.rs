@@ -22,7 +22,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Resource>, TableError> {
             ["version", g, v] => group_version = (g, v),
             ["resource", plural, singular, kind, scope, verb_letters, short, categories, hash] => {
                 let (group, version) = group_version;
-                let (storage_group, storage_version) = storage(group, version);
+                let (storage_group, storage_version) = storage(&resources, group, version, plural);
                 resources.push(Resource {
                     group: group.into(),
                     version: version.into(),
@@ -35,8 +35,8 @@ pub(super) fn parse(text: &str) -> Result<Vec<Resource>, TableError> {
                     namespaced: scope == "Namespaced",
                     verbs: verbs(verb_letters).ok_or_else(|| fail("unknown verb"))?,
                     subresources: Vec::new(),
-                    storage_group: storage_group.into(),
-                    storage_version: storage_version.into(),
+                    storage_group,
+                    storage_version,
                     storage_version_hash: hash.into(),
                     custom: None,
                 });
@@ -58,14 +58,14 @@ pub(super) fn parse(text: &str) -> Result<Vec<Resource>, TableError> {
     Ok(resources)
 }
 
-/// Where objects of a group version are stored, if not as they are served.
+/// Where objects of a resource are stored: in the first version of their group that has it, but for `events`.
 // upstream: pkg/controlplane/instance.go and pkg/kubeapiserver/default_storage_factory_builder.go
-fn storage<'a>(group: &'a str, version: &'a str) -> (&'a str, &'a str) {
-    match group {
-        "events.k8s.io" => ("", "v1"),
-        "autoscaling" => ("autoscaling", "v2"),
-        _ => (group, version),
+fn storage(before: &[Resource], group: &str, version: &str, plural: &str) -> (String, String) {
+    if group == "events.k8s.io" {
+        return (String::new(), "v1".to_owned());
     }
+    let first = before.iter().find(|r| r.group == group && r.plural == plural);
+    (group.to_owned(), first.map_or_else(|| version.to_owned(), |first| first.version.clone()))
 }
 
 fn words(list: &str) -> Vec<String> {

@@ -214,7 +214,12 @@ pub fn canonical_field(
             &["reason", "type", "metadata.namespace", "metadata.name"]
         }
         ("batch", "Job") => &["metadata.name", "metadata.namespace", "status.successful"],
-        ("certificates.k8s.io", "CertificateSigningRequest") => &["metadata.name", "spec.signerName"],
+        ("certificates.k8s.io", "CertificateSigningRequest" | "ClusterTrustBundle") => {
+            &["metadata.name", "spec.signerName"]
+        }
+        ("certificates.k8s.io", "PodCertificateRequest") => {
+            &["metadata.name", "spec.signerName", "spec.podName", "spec.nodeName"]
+        }
         ("resource.k8s.io", "ResourceSlice") => &["metadata.name", "spec.nodeName", "spec.driver"],
         _ => &["metadata.name", "metadata.namespace"],
     };
@@ -225,7 +230,7 @@ pub fn canonical_field(
         ("", "Pod") if field == "spec.host" => return Ok(Cow::Borrowed("spec.nodeName")),
         ("", "Pod" | "Node" | "Namespace" | "Secret" | "Service" | "ReplicationController" | "Event")
         | ("events.k8s.io", "Event")
-        | ("certificates.k8s.io", "CertificateSigningRequest") => format!("field label not supported: {field}"),
+        | ("certificates.k8s.io", _) => format!("field label not supported: {field}"),
         ("batch", "Job") => format!("field label {} not supported for Job", go_quote(field)),
         ("resource.k8s.io", "ResourceSlice") => {
             format!("field label not supported for {group}/{version}, Kind={kind}: {field}")

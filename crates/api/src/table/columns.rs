@@ -1,5 +1,5 @@
 //! The columns of each kind, and which function fills them.
-use super::{Cells, Column, core, groups, pod};
+use super::{Cells, Column, core, groups, pod, preview};
 
 const fn column(name: &'static str, type_: &'static str, source: &'static str) -> Column {
     Column { name, type_, format: "", priority: 0, source }
@@ -358,6 +358,70 @@ const RESOURCE_SLICE: &[Column] = &[
     column("Pool", "string", "api.resource.v1.ResourcePool.name"),
     AGE,
 ];
+const CLUSTER_TRUST_BUNDLE: &[Column] =
+    &[NAME, column("SignerName", "string", "api.certificates.v1beta1.ClusterTrustBundleSpec.signerName")];
+const POD_CERTIFICATE_REQUEST: &[Column] = &[
+    NAME,
+    column("PodName", "string", "api.certificates.v1beta1.PodCertificateRequestSpec.podName"),
+    column("ServiceAccountName", "string", "api.certificates.v1beta1.PodCertificateRequestSpec.serviceAccountName"),
+    column("NodeName", "string", "api.certificates.v1beta1.PodCertificateRequestSpec.nodeName"),
+    column("SignerName", "string", "api.certificates.v1beta1.PodCertificateRequestSpec.signerName"),
+    column("State", "string", ""),
+    column(
+        "UnverifiedUserAnnotations",
+        "string",
+        "api.certificates.v1beta1.PodCertificateRequestSpec.unverifiedUserAnnotations",
+    ),
+];
+const LEASE_CANDIDATE: &[Column] = &[
+    NAME,
+    column("LeaseName", "string", "api.coordination.v1alpha2.LeaseCandidateSpec.leaseName"),
+    column("BinaryVersion", "string", ""),
+    column("EmulationVersion", "string", ""),
+    AGE,
+];
+const STORAGE_VERSION: &[Column] = &[
+    NAME,
+    column(
+        "CommonEncodingVersion",
+        "string",
+        "api.apiserverinternal.v1alpha1.StorageVersionStatus.commonEncodingVersion",
+    ),
+    column("StorageVersions", "string", "api.apiserverinternal.v1alpha1.StorageVersionStatus.storageVersions"),
+    AGE,
+];
+const DEVICE_TAINT_RULE: &[Column] = &[
+    NAME,
+    column("Key", "string", "api.resource.v1.DeviceTaint.key"),
+    column("Value", "string", "api.resource.v1.DeviceTaint.value"),
+    column("Effect", "string", "api.resource.v1.DeviceTaint.effect"),
+    column("TimeAdded", "string", "api.resource.v1.DeviceTaint.timeAdded"),
+    AGE,
+];
+const RESOURCE_POOL_STATUS_REQUEST: &[Column] = &[
+    NAME,
+    column("Driver", "string", ""),
+    column("Total", "string", ""),
+    column("Available", "string", ""),
+    column("Allocated", "string", ""),
+    column("Unavailable", "string", ""),
+    column("Errors", "string", ""),
+    column("Pools", "integer", ""),
+    column("Status", "string", ""),
+    column("Completed", "string", ""),
+];
+const POD_GROUP: &[Column] = &[
+    NAME,
+    column("Policy", "string", "api.scheduling.v1alpha2.PodGroupSpec.schedulingPolicy"),
+    column("Workload", "string", ""),
+    column("Status", "string", ""),
+    AGE,
+];
+const STORAGE_VERSION_MIGRATION: &[Column] = &[
+    column("Name", "string", "apimachinery.pkg.apis.meta.v1.ObjectMeta.name"),
+    column("Resource", "string", ""),
+    column("Status", "string", ""),
+];
 const FLOW_SCHEMA: &[Column] = &[
     NAME,
     column("PriorityLevel", "string", "api.flowcontrol.v1.PriorityLevelConfigurationReference.name"),
@@ -447,6 +511,15 @@ const ALL: &[Entry] = &[
     ("flowcontrol.apiserver.k8s.io", "FlowSchema", FLOW_SCHEMA, groups::flow_schema),
     ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration", PRIORITY_LEVEL_CONFIGURATION, groups::priority_level_configuration),
     ("autoscaling", "Scale", SCALE, core::scale),
+    ("certificates.k8s.io", "ClusterTrustBundle", CLUSTER_TRUST_BUNDLE, preview::cluster_trust_bundle),
+    ("certificates.k8s.io", "PodCertificateRequest", POD_CERTIFICATE_REQUEST, preview::pod_certificate_request),
+    ("coordination.k8s.io", "LeaseCandidate", LEASE_CANDIDATE, preview::lease_candidate),
+    ("internal.apiserver.k8s.io", "StorageVersion", STORAGE_VERSION, preview::storage_version),
+    ("resource.k8s.io", "DeviceTaintRule", DEVICE_TAINT_RULE, preview::device_taint_rule),
+    ("resource.k8s.io", "ResourcePoolStatusRequest", RESOURCE_POOL_STATUS_REQUEST, preview::resource_pool_status_request),
+    ("scheduling.k8s.io", "PodGroup", POD_GROUP, preview::pod_group),
+    ("scheduling.k8s.io", "Workload", SERVICE_ACCOUNT, core::name_and_age),
+    ("storagemigration.k8s.io", "StorageVersionMigration", STORAGE_VERSION_MIGRATION, preview::storage_version_migration),
 ];
 
 /// The columns of a kind and what fills them.

@@ -2,6 +2,7 @@
 use super::write::{Committed, RETRIES, Write, Written, settle};
 use super::{Registry, metadata, object_key};
 use crate::admission::Operation;
+use pintle_api::convert;
 use pintle_api::meta::ObjectExt;
 use pintle_api::status::{ApiError, Reason};
 use serde_json::Value;
@@ -18,7 +19,7 @@ impl Registry {
             return Err(ApiError::forbidden(write.resource.group_resource(), object.name(), why));
         }
         metadata::set_type(write.resource, &mut object);
-        strategy.default(&mut object);
+        convert::in_stored_shape(write.resource, &mut object, |object| strategy.default(object));
         metadata::wipe_system_fields(&mut object);
         metadata::ensure_namespace(write.resource, write.namespace, &mut object)?;
         warn_of_duplicate_owners(write, &mut object, false);
@@ -81,8 +82,9 @@ impl Registry {
             }
         }
         let mut errors = metadata::validate(write.resource, strategy, object);
-        errors.extend(write.faults(self, Operation::Create, object, None).await);
-        errors.extend(strategy.validate_create(object));
+        let judged = convert::judged(write.resource, object);
+        errors.extend(write.faults(self, Operation::Create, &judged, None).await);
+        errors.extend(strategy.validate_create(&judged));
         if !errors.is_empty() {
             return Err(ApiError::invalid(write.resource.group_kind(), object.name(), &errors));
         }

@@ -31,7 +31,8 @@ impl Versions for ServedVersions {
     fn view(&self, object: &Value, api_version: &str) -> Option<(Value, Structure<'_>)> {
         let resource = |api_version: &str| {
             let (group, version) = split_api_version(api_version);
-            self.0.by_kind(group, version, object.kind())
+            // Fields may be owned by way of a version that is not served now.
+            self.0.by_kind(group, version, object.kind()).or(Scheme::all().by_kind(group, version, object.kind()))
         };
         let (from, to) = (resource(object.api_version())?, resource(api_version)?);
         let structure = structure(to)?;

@@ -4,6 +4,7 @@ use super::write::{Committed, RETRIES, Write, Written, settle};
 use super::{Registry, metadata, object_key, store_error};
 use crate::admission::Operation;
 use pintle_api::apply;
+use pintle_api::convert;
 use pintle_api::field::{FieldError, Path, go_quote};
 use pintle_api::meta::ObjectExt;
 use pintle_api::scheme::GroupKind;
@@ -77,7 +78,7 @@ impl Registry {
         let old = self.open(write.resource, &stored.value).await?;
         let mut new = change(Some(&old))?;
         metadata::set_type(write.resource, &mut new);
-        strategy.default(&mut new);
+        convert::in_stored_shape(write.resource, &mut new, |object| strategy.default(object));
         warn_of_duplicate_owners(write, &mut new, false);
         check_resource_version(write, name, &mut new, &old)?;
         write.track_fields(self, Some(&old), &mut new);
@@ -107,8 +108,10 @@ impl Registry {
         let (strategy, status) = (write.strategy(), write.subresource == "status");
         let mut errors = metadata::validate(write.resource, strategy, new);
         errors.extend(metadata::validate_update(new, old));
-        errors.extend(write.faults(self, Operation::Update, new, Some(old)).await);
-        errors.extend(strategy.judge_update(new, old, status, &mut |warning| write.cx.warn(warning)));
+        let judged = (convert::judged(write.resource, new), convert::judged(write.resource, old));
+        errors.extend(write.faults(self, Operation::Update, &judged.0, Some(&judged.1)).await);
+        let mut warn = |warning| write.cx.warn(warning);
+        errors.extend(strategy.judge_update(&judged.0, &judged.1, status, &mut warn));
         if !errors.is_empty() {
             return Err(ApiError::invalid(write.resource.group_kind(), old.name(), &errors));
         }

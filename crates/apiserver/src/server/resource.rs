@@ -3,6 +3,7 @@ use super::{ApiServer, method_not_allowed};
 use crate::body::{Body, RequestBody};
 use crate::codec::read_body;
 use crate::context::RequestContext;
+use crate::deprecation::{self, Deprecation};
 use crate::negotiate::{ACCEPTED, Encoding, Negotiation, View};
 use crate::special;
 use http::Response;
@@ -59,8 +60,9 @@ impl ApiServer {
         if negotiation.view == View::Table && !has_table(&info.api_group, &info.subresource) {
             return Err(ApiError::not_acceptable(&ACCEPTED));
         }
-        if let Some(warning) = deprecation(&info.api_group, &info.api_version, &info.resource) {
-            cx.warn(warning);
+        if let Some(deprecation) = deprecation::of(&resource) {
+            cx.warn(deprecation.warning(&resource));
+            self.note_deprecated(&cx, &deprecation);
         }
         if let Some(warning) = resource.custom.as_ref().and_then(|custom| custom.deprecation.as_ref()) {
             cx.warn(warning.clone());
@@ -84,6 +86,16 @@ impl ApiServer {
 }
 
 impl ApiServer {
+    /// Counts and records that something deprecated is used.
+    fn note_deprecated(&self, cx: &RequestContext, deprecation: &Deprecation) {
+        let removed = deprecation.removed_release();
+        self.metrics().deprecated(&cx.info, &removed);
+        cx.annotate("k8s.io/deprecated", "true");
+        if !removed.is_empty() {
+            cx.annotate("k8s.io/removed-release", removed);
+        }
+    }
+
     /// Whether the request is for the scale of a custom resource that has one.
     fn serves_custom_scale(&self, cx: &RequestContext) -> bool {
         let (info, scheme) = (&cx.info, self.registry().scheme());
@@ -98,15 +110,6 @@ fn has_table(group: &str, subresource: &str) -> bool {
         (group, subresource),
         ("apiextensions.k8s.io" | "apiregistration.k8s.io", "status") | ("certificates.k8s.io", "status" | "approval")
     )
-}
-
-/// What clients are told who still use a built-in kind that has been replaced.
-fn deprecation(group: &str, version: &str, plural: &str) -> Option<&'static str> {
-    match (group, version, plural) {
-        ("", "v1", "endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
-        ("", "v1", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+"),
-        _ => None,
-    }
 }
 
 /// Whether the path exists (404) and takes the verb (405).

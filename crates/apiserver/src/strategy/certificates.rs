@@ -21,7 +21,10 @@ pub(super) static APPROVAL: Requests = Requests { approval: true };
 
 /// The rules of a kind of `certificates.k8s.io`.
 pub(super) fn of(kind: &str) -> Option<&'static dyn Strategy> {
-    (kind == "CertificateSigningRequest").then_some(&REQUEST)
+    match kind {
+        "CertificateSigningRequest" => Some(&REQUEST),
+        _ => super::preview::of("certificates.k8s.io", kind),
+    }
 }
 
 impl Strategy for Requests {

@@ -50,7 +50,7 @@ pub(super) fn of(group: &str, kind: &str) -> Option<&'static dyn Strategy> {
         ("storage.k8s.io", "CSIStorageCapacity") => &CSI_STORAGE_CAPACITY,
         ("storage.k8s.io", "VolumeAttachment") => &VOLUME_ATTACHMENT,
         ("storage.k8s.io", "VolumeAttributesClass") => &VOLUME_ATTRIBUTES_CLASS,
-        ("coordination.k8s.io", "Lease" | "LeaseCandidate") => &LEASE,
+        ("coordination.k8s.io", "Lease") => &LEASE,
         ("scheduling.k8s.io", "PriorityClass") => &PRIORITY_CLASS,
         ("node.k8s.io", "RuntimeClass") => &RUNTIME_CLASS,
         ("resource.k8s.io", "ResourceClaim") => &RESOURCE_CLAIM,
@@ -69,7 +69,7 @@ pub(super) fn of(group: &str, kind: &str) -> Option<&'static dyn Strategy> {
         }
         ("events.k8s.io", "Event") => &EVENT,
         ("apiregistration.k8s.io", "APIService") => &API_SERVICE,
-        _ => return None,
+        _ => return super::preview::of(group, kind),
     })
 }
 

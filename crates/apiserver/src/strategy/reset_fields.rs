@@ -29,13 +29,15 @@ pub fn reset_fields(resource: &Resource, subresource: &str) -> ResetFields {
         ("certificates.k8s.io", "CertificateSigningRequest", "approval") => {
             ResetFields::All(&[&["spec"], &["status", "certificate"]])
         }
-        ("admissionregistration.k8s.io", "MutatingAdmissionPolicy", _) => ResetFields::None,
+        ("admissionregistration.k8s.io", "MutatingAdmissionPolicy", _)
+        | ("certificates.k8s.io", "PodCertificateRequest", "") => ResetFields::None,
         (
             "networking.k8s.io"
             | "resource.k8s.io"
             | "storage.k8s.io"
             | "admissionregistration.k8s.io"
             | "flowcontrol.apiserver.k8s.io"
+            | "internal.apiserver.k8s.io"
             | "storagemigration.k8s.io"
             | "scheduling.k8s.io",
             kind,

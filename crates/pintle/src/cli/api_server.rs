@@ -103,6 +103,15 @@ pub struct ApiServerOptions {
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_mutating_requests_inflight: Option<usize>,
+    /// Features to switch on or off by upstream's names, NAME=true|false, separated by commas; AllAlpha and AllBeta are all of a stage
+    #[arg(long, value_name = "GATES", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub feature_gates: Vec<String>,
+    /// APIs to switch on or off, separated by commas: GROUP/VERSION=true|false, GROUP/VERSION/RESOURCE=…, api/beta=…, api/alpha=…,
+    /// api/ga=…, api/all=…
+    #[arg(long, value_name = "APIS", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub runtime_config: Vec<String>,
     /// Believe the tokens of this OpenID issuer (an https URL)
     #[arg(long, value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
