@@ -34,12 +34,7 @@ static CONDITIONAL_WITH_STATUS: Rules = Rules { unconditional_update: false, ..W
 
 static LEASE_CANDIDATE: Rules = Rules { create_on_update: true, unconditional_update: false, ..Rules::PLAIN };
 
-static POD_GROUP: Rules = Rules {
-    default: Some(|group| {
-        group.child_or_new("spec").fill("disruptionMode", "Pod");
-    }),
-    ..WITH_STATUS
-};
+static POD_GROUP: Rules = WITH_STATUS;
 
 static DEVICE_TAINT_RULE: Rules = Rules {
     default: Some(|rule| {
