@@ -5,6 +5,7 @@ mod openapi;
 mod paths;
 mod read;
 mod resource;
+mod stored;
 mod watch;
 pub(crate) mod write;
 
@@ -38,6 +39,7 @@ use pintle_api::table::IncludeObject;
 use pintle_api::user::UserInfo;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -90,6 +92,7 @@ struct Inner {
     metrics: Metrics,
     openapi: openapi::Documents,
     impersonation: Impersonation,
+    draining: AtomicBool,
 }
 
 impl std::fmt::Debug for ApiServer {
@@ -113,12 +116,27 @@ impl ApiServer {
         if let Some(control) = control.clone() {
             metrics.add(move || control.metrics());
         }
-        let server =
-            ApiServer(Arc::new(Inner { parts, metrics, openapi: <_>::default(), impersonation: <_>::default() }));
+        let server = ApiServer(Arc::new(Inner {
+            parts,
+            metrics,
+            openapi: <_>::default(),
+            impersonation: <_>::default(),
+            draining: AtomicBool::new(false),
+        }));
         if let Some(control) = control {
             tokio::spawn(flow_control::status::run(server.clone(), control, stop));
         }
         server
+    }
+
+    /// Says at `/readyz` from now on that the server is about to end, while it still answers everything.
+    pub fn drain(&self) {
+        self.0.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the server is about to end.
+    fn is_stopping(&self) -> bool {
+        self.0.draining.load(Ordering::Relaxed) || self.parts().stop.is_cancelled()
     }
 
     /// Waits until what is still to be recorded is where it belongs; for the end of the process.

@@ -140,7 +140,7 @@ async fn serve(wish: Wish, progress: &Progress) -> Result<ExitCode> {
     };
     let node = started?;
     progress.ready(&format!("node {name} is part of the cluster at {}", wish.server));
-    start::until_stopped(&mut signals, &mut components, &stop).await?;
+    start::until_stopped(&mut signals, &mut components, &stop, std::future::ready(())).await?;
     drop(node);
     Ok(ExitCode::SUCCESS)
 }

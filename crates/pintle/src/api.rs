@@ -3,6 +3,7 @@ mod access;
 mod enabled;
 mod features;
 
+use crate::cli::ApiServerOptions;
 use crate::start::Settings;
 use anyhow::{Context, Result};
 use pintle_api::scheme::Scheme;
@@ -14,7 +15,13 @@ use pintle_apiserver::{ApiServer, Parts, api_services, bootstrap, definitions, s
 use pintle_pki::ClusterPki;
 use pintle_store::Store;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+
+/// How long the API still answers after it was told to end.
+pub fn shutdown_delay(options: &ApiServerOptions) -> Result<Duration> {
+    features::duration(options.shutdown_delay_duration.as_ref(), "--shutdown-delay-duration", Duration::ZERO)
+}
 
 /// An API server on `store` with everything that every cluster has.
 pub async fn server(

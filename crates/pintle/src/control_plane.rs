@@ -14,6 +14,7 @@ use pintle_store::embedded::Options as StoreOptions;
 use pintle_store::seal::AesGcm;
 use pintle_store::{EmbeddedStore, Store};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +27,7 @@ pub struct ControlPlane {
     /// The shared informers of the process, reading as the controller manager.
     pub informers: Informers,
     api: ApiServer,
+    shutdown_delay: Duration,
     store: Arc<EmbeddedStore>,
 }
 
@@ -52,6 +54,7 @@ impl ControlPlane {
         let store = Arc::new(store);
         progress.step(&format!("store open at revision {}", store.revision()));
 
+        let shutdown_delay = api::shutdown_delay(&settings.options.api_server)?;
         let api = api::server(store.clone(), &pki, settings, stop).await?;
         let bind = (settings.bind(), instance.https_port);
         let socket =
@@ -67,7 +70,7 @@ impl ControlPlane {
         let clients = clients(&api);
         let manager = clients.user(UserInfo::new("system:kube-controller-manager", &[]));
         let informers = Informers::new(manager, stop.clone());
-        let control_plane = ControlPlane { pki, clients, informers, api, store };
+        let control_plane = ControlPlane { pki, clients, informers, api, shutdown_delay, store };
         control_plane.start_controllers(settings, stop, components)?;
         Ok(control_plane)
     }
@@ -134,6 +137,12 @@ impl ControlPlane {
     pub fn admin_kubeconfig(&self, instance: &Instance) -> String {
         let server = format!("https://127.0.0.1:{}", instance.https_port);
         self.pki.kubeconfig("pintle", "admin", &server, self.pki.admin())
+    }
+
+    /// Answers for a while longer, but tells those who ask whether the API is ready that it is about to end.
+    pub async fn drain(&self) {
+        self.api.drain();
+        tokio::time::sleep(self.shutdown_delay).await;
     }
 
     /// Closes the store after everything else has ended.

@@ -197,18 +197,30 @@ async fn serve(mut settings: Settings, with_node: bool, progress: &Progress) -> 
     };
     let (control_plane, node, kubeconfig) = started?;
     progress.ready(&format!("export KUBECONFIG={}", kubeconfig.display()));
-    let ended = until_stopped(&mut signals, &mut components, &stop).await;
+    let ended = until_stopped(&mut signals, &mut components, &stop, control_plane.drain()).await;
     drop(node);
     control_plane.close().await;
     ended.map(|()| ExitCode::SUCCESS)
 }
 
-/// Waits for a signal, or for a component that must not have ended; then for all of them to end.
-pub async fn until_stopped(signals: &mut Signals, components: &mut Components, stop: &CancellationToken) -> Result<()> {
+/// Waits for a signal, or for a component that must not have ended; then for all of them to end. A signal lets `drain` happen
+/// first, which another signal cuts short.
+pub async fn until_stopped(
+    signals: &mut Signals,
+    components: &mut Components,
+    stop: &CancellationToken,
+    drain: impl Future<Output = ()>,
+) -> Result<()> {
     let ended = tokio::select! {
         () = signals.any() => Ok(()),
         Some(ended) = components.join_next() => Err(too_early(ended)),
     };
+    if ended.is_ok() {
+        tokio::select! {
+            () = drain => {}
+            () = signals.any() => {}
+        }
+    }
     stop.cancel();
     while let Some(ended) = components.join_next().await {
         if let Ok((name, Err(error))) = ended {

@@ -16,7 +16,7 @@ use state::State;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::{mpsc, oneshot};
 
 /// How many transactions may wait for the writer; further callers wait their turn.
@@ -53,6 +53,8 @@ struct Shared {
     state: RwLock<State>,
     /// Equal to the state's revision; read without the lock.
     revision: AtomicU64,
+    /// Whether the newest batch could not be written.
+    failing: AtomicBool,
 }
 
 enum Request {
@@ -65,7 +67,11 @@ impl EmbeddedStore {
     pub fn open(path: &Path, options: &Options) -> Result<Self, Error> {
         let (file, revision, live) = File::open(path, options.seal.clone())?;
         let state = State::new(revision, live, options);
-        let shared = Arc::new(Shared { revision: AtomicU64::new(revision), state: RwLock::new(state) });
+        let shared = Arc::new(Shared {
+            revision: AtomicU64::new(revision),
+            state: RwLock::new(state),
+            failing: AtomicBool::new(false),
+        });
         let (requests, queue) = mpsc::channel(QUEUE);
         let writer = Writer { file, shared: shared.clone() };
         let thread = std::thread::Builder::new().name("store-writer".into()).spawn(move || writer.run(queue))?;
@@ -132,6 +138,10 @@ impl Store for EmbeddedStore {
         self.shared.state.write().compact(revision)
     }
 
+    fn is_writable(&self) -> bool {
+        !self.shared.failing.load(Ordering::Relaxed) && self.requests.read().is_some()
+    }
+
     async fn snapshot(&self, path: &Path) -> Result<Revision, Error> {
         let (answer, answered) = oneshot::channel();
         self.ask(Request::Snapshot { path: path.to_owned(), answer }, answered).await
@@ -171,6 +181,7 @@ impl Writer {
     fn commit(&mut self, batch: Batch) {
         if !batch.changes.is_empty() {
             if let Err(error) = self.file.commit(batch.revision, &batch.changes) {
+                self.shared.failing.store(true, Ordering::Relaxed);
                 tracing::error!(%error, transactions = batch.answers.len(), "the store cannot write");
                 for (answer, outcome) in batch.answers {
                     // A failed compare may have been decided against what was not written: nobody gets an answer from it.
@@ -179,6 +190,7 @@ impl Writer {
                 }
                 return;
             }
+            self.shared.failing.store(false, Ordering::Relaxed);
             let mut state = self.shared.state.write();
             state.apply(batch.changes, batch.revision);
             self.shared.revision.store(batch.revision, Ordering::Release);

@@ -161,6 +161,10 @@ pub trait Store: Send + Sync + 'static {
     fn watch(&self, prefix: &[u8], after: Revision) -> Result<Box<dyn Watch>, Error>;
     /// Forgets history before `revision`.
     async fn compact(&self, revision: Revision) -> Result<(), Error>;
+    /// Whether the newest write reached the disk, as far as this is known.
+    fn is_writable(&self) -> bool {
+        true
+    }
     /// Writes a consistent copy to `path` while the store keeps serving; returns its revision.
     async fn snapshot(&self, path: &std::path::Path) -> Result<Revision, Error>;
 }

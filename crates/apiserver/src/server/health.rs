@@ -56,9 +56,28 @@ pub(super) fn checks(endpoint: &str) -> Vec<&'static str> {
     all.filter(|name| *name != "shutdown" || endpoint == "readyz").collect()
 }
 
-/// The answer of `endpoint`, or of its check `only`; `stopping` is whether the server is about to end.
-pub(super) fn answer(endpoint: &str, only: &str, query: &Query, stopping: bool) -> Response<Body> {
-    let passes = |name: &str| name != "shutdown" || !stopping;
+/// How the server is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct State {
+    /// Whether it is about to end.
+    pub(super) stopping: bool,
+    /// Whether what is written reaches the disk.
+    pub(super) writable: bool,
+}
+
+impl State {
+    fn passes(self, check: &str) -> bool {
+        match check {
+            "shutdown" => !self.stopping,
+            "etcd" | "etcd-readiness" => self.writable,
+            _ => true,
+        }
+    }
+}
+
+/// The answer of `endpoint`, or of its check `only`.
+pub(super) fn answer(endpoint: &str, only: &str, query: &Query, state: State) -> Response<Body> {
+    let passes = |name: &str| state.passes(name);
     let checks = checks(endpoint);
     if !only.is_empty() {
         return match checks.contains(&only) {
@@ -109,7 +128,11 @@ mod tests {
     use http_body_util::BodyExt;
 
     async fn asked(endpoint: &str, only: &str, query: &str, stopping: bool) -> (u16, String) {
-        let response = answer(endpoint, only, &Query::parse(query), stopping);
+        answered(endpoint, only, query, State { stopping, writable: true }).await
+    }
+
+    async fn answered(endpoint: &str, only: &str, query: &str, state: State) -> (u16, String) {
+        let response = answer(endpoint, only, &Query::parse(query), state);
         let status = response.status().as_u16();
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
         (status, String::from_utf8(bytes.to_vec()).unwrap())
@@ -129,5 +152,16 @@ mod tests {
         assert_eq!(status, 500);
         assert!(text.ends_with("[-]shutdown failed: reason withheld\nreadyz check failed\n"), "{text}");
         assert_eq!(asked("readyz", "", "exclude=shutdown", true).await.0, 200);
+    }
+
+    #[tokio::test]
+    async fn a_store_that_cannot_write_fails_its_checks() {
+        let full = State { stopping: false, writable: false };
+        let (status, text) = answered("livez", "", "", full).await;
+        assert_eq!(status, 500);
+        assert!(text.contains("[-]etcd failed: reason withheld\n"), "{text}");
+        let (status, text) = answered("readyz", "etcd-readiness", "", full).await;
+        assert_eq!((status, text.as_str()), (500, "internal server error: etcd-readiness check failed\n"));
+        assert_eq!(answered("livez", "ping", "", full).await.0, 200);
     }
 }

@@ -1,5 +1,5 @@
 //! Paths that are no resources: health, version, metrics, discovery.
-use super::{ApiServer, health, method_not_allowed};
+use super::{ApiServer, health, method_not_allowed, stored};
 use crate::body::Body;
 use crate::context::RequestContext;
 use crate::negotiate::{Negotiation, header};
@@ -26,12 +26,16 @@ impl ApiServer {
         let segments: Vec<&str> = cx.info.path.trim_matches('/').split('/').collect();
         match segments.as_slice() {
             [endpoint @ ("healthz" | "livez" | "readyz"), only @ ..] => {
-                Ok(health::answer(endpoint, &only.join("/"), &cx.info.query, self.parts().stop.is_cancelled()))
+                let writable = self.registry().store().is_writable();
+                let state = health::State { stopping: self.is_stopping(), writable };
+                Ok(health::answer(endpoint, &only.join("/"), &cx.info.query, state))
             }
             [""] => respond::value(StatusCode::OK, negotiation, &self.index()),
             ["version"] => respond::value(StatusCode::OK, &Negotiation { pretty: true, ..*negotiation }, &version()),
             ["metrics"] => {
-                Ok(respond::raw(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics().text()))
+                let mut text = self.metrics().text();
+                text.push_str(&stored::metrics(self.registry()).await);
+                Ok(respond::raw(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text))
             }
             ["debug", "api_priority_and_fairness", what] => {
                 let details = !cx.info.query.text("includeRequestDetails").is_empty();

@@ -103,6 +103,10 @@ pub struct ApiServerOptions {
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_mutating_requests_inflight: Option<usize>,
+    /// How long the API still answers after it was told to end, while /readyz says so already [default: 0s]
+    #[arg(long, value_name = "TIME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shutdown_delay_duration: Option<String>,
     /// Features to switch on or off by upstream's names, NAME=true|false, separated by commas; AllAlpha and AllBeta are all of a stage
     #[arg(long, value_name = "GATES", value_delimiter = ',')]
     #[serde(skip_serializing_if = "Vec::is_empty")]
