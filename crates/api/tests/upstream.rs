@@ -78,7 +78,8 @@ fn compare(at: &str, theirs: &Value, own: &Value, differences: &mut Vec<String>)
                 }
                 compare(&format!("{at}.{key}"), value, b.get(key).unwrap_or(&Value::Null), differences);
             }
-            for key in b.keys().filter(|k| !a.contains_key(*k)) {
+            // The published files are made without the gate OpenAPIEnums, which a server has on.
+            for key in b.keys().filter(|key| !a.contains_key(*key) && *key != "enum") {
                 differences.push(format!("{at}.{key}: only here"));
             }
         }
