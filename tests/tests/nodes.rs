@@ -115,19 +115,21 @@ fn check_network(cluster: &Cluster<'_>) {
         );
     }
     let service = cluster.get(&["service", "web"])["spec"]["clusterIP"].as_str().unwrap().to_owned();
-    let address = cluster.get(&["node", "one-2"])["status"]["addresses"][0]["address"].as_str().unwrap().to_owned();
+    let address = |node: &str| {
+        let node = cluster.get(&["node", node]);
+        node["status"]["addresses"][0]["address"].as_str().unwrap().to_owned()
+    };
+    let node_ports = ["one", "one-2"].map(|node| format!("http://{}:30080/", address(node)));
     for asker in [&one, &two] {
-        for url in [format!("http://{service}/"), format!("http://{address}:30080/")] {
+        for url in node_ports.iter().chain([&format!("http://{service}/")]) {
             for node in ["one", "one-2"] {
-                eventually(&format!("{url} answers from {node}"), || (asker.curl(&url).unwrap() == node).then_some(()));
+                eventually(&format!("{url} answers from {node}"), || (asker.curl(url).unwrap() == node).then_some(()));
             }
         }
     }
     for node in ["one", "one-2"] {
-        let url = format!("http://{address}:30080/");
-        eventually(&format!("{url} answers from {node}"), || {
-            (cluster.curl(&url).unwrap().trim() == node).then_some(())
-        });
+        let url = &node_ports[1];
+        eventually(&format!("{url} answers from {node}"), || (cluster.curl(url).unwrap().trim() == node).then_some(()));
     }
 }
 
@@ -173,16 +175,22 @@ fn pods_outlive_their_agent_and_the_main_process() {
         run(Command::new("kill").args(["-9", &pid.to_string()]));
     }
     eventually("the agent is started again", || agent_process(&agent).filter(|pid| *pid != agent_pid));
-    assert!(cluster.start(&[]).status.success());
+    start(&cluster);
     check_network(&cluster);
     let two = web(&cluster, "one-2");
     assert_eq!(cluster.kubectl_ok(&["exec", &two.name, "--", "hostname"]).trim(), two.name);
     assert_eq!([web(&cluster, "one"), two].map(|pod| process_of(&pod.uid).unwrap()), before);
     run(&mut cluster.pintle(&["down"]));
     assert_eq!(agent_process(&agent), None, "down ends the agents");
-    assert!(cluster.start(&[]).status.success());
+    start(&cluster);
     assert_eq!([web(&cluster, "one"), web(&cluster, "one-2")].map(|pod| process_of(&pod.uid).unwrap()), before);
     cluster.reset();
+}
+
+/// Starts a cluster again.
+fn start(cluster: &Cluster<'_>) {
+    let output = cluster.start(&[]);
+    assert!(output.status.success(), "up failed:\n{}", show(&output));
 }
 
 fn agent_of(lock: &Path) -> i32 {

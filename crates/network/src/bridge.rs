@@ -57,6 +57,8 @@ impl Host {
         host.add_veth(&pair).map_err(failed("add"))?;
         let index = host.link_index(link).map_err(failed("look for"))?;
         let index = index.ok_or_else(|| failed("find")(io::ErrorKind::NotFound.into()))?;
+        // Where the kernel filters bridged packets (br_netfilter), one that a node sends to the NodePort of the host and that is
+        // for a pod of that same node goes back by the port by which it came.
         host.set_controller(index, bridge).map_err(failed("connect to the bridge"))?;
         host.set_up(index).map_err(failed("set up"))?;
 
