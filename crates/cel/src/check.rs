@@ -40,26 +40,10 @@ pub(crate) struct Checker<'a> {
     pub notes: Option<Notes>,
 }
 
-/// Names of types, which are values of type `type`.
-const TYPE_NAMES: [&str; 13] = [
-    "bool",
-    "int",
-    "uint",
-    "double",
-    "string",
-    "bytes",
-    "list",
-    "map",
-    "null_type",
-    "type",
-    "dyn",
-    "google.protobuf.Timestamp",
-    "google.protobuf.Duration",
-];
-
-/// Whether this is the name of a type.
+/// Whether this is the name of a type: a value of type `type`.
 pub(crate) fn is_type_name(name: &str) -> bool {
-    TYPE_NAMES.contains(&name.trim_start_matches('.'))
+    let name = name.trim_start_matches('.');
+    name == "dyn" || Type::of_name(name).is_some()
 }
 
 impl<'a> Checker<'a> {

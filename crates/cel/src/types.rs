@@ -120,6 +120,25 @@ impl Type {
         }
     }
 
+    /// The type that an expression names, without parameters.
+    pub(crate) fn of_name(name: &str) -> Option<Type> {
+        Some(match name {
+            "bool" => Type::Bool,
+            "int" => Type::Int,
+            "uint" => Type::Uint,
+            "double" => Type::Double,
+            "string" => Type::String,
+            "bytes" => Type::Bytes,
+            "list" => Type::Opaque("list"),
+            "map" => Type::Opaque("map"),
+            "null_type" => Type::Null,
+            "type" => Type::Type,
+            "google.protobuf.Timestamp" => Type::Timestamp,
+            "google.protobuf.Duration" => Type::Duration,
+            _ => return None,
+        })
+    }
+
     /// The type as variables of a policy have it: of objects and of what the libraries know, nothing is kept.
     // upstream: apiserver pkg/admission/plugin/cel/composition.go, convertCelTypeToDeclType
     pub fn of_variable(&self) -> Type {

@@ -100,22 +100,8 @@ where
         if let Some(outcome) = self.activation.get(name) {
             return outcome.clone();
         }
-        let ty = match name.trim_start_matches('.') {
-            "bool" => Type::Bool,
-            "int" => Type::Int,
-            "uint" => Type::Uint,
-            "double" => Type::Double,
-            "string" => Type::String,
-            "bytes" => Type::Bytes,
-            "list" => Type::Opaque("list"),
-            "map" => Type::Opaque("map"),
-            "null_type" => Type::Null,
-            "type" => Type::Type,
-            "google.protobuf.Timestamp" => Type::Timestamp,
-            "google.protobuf.Duration" => Type::Duration,
-            _ => return Err(Error::new(format!("no such attribute(s): {name}"))),
-        };
-        Ok(Value::Type(ty))
+        let ty = Type::of_name(name.trim_start_matches('.'));
+        ty.map(Value::Type).ok_or_else(|| Error::new(format!("no such attribute(s): {name}")))
     }
 }
 
