@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
 use tonic::Status;
 
@@ -152,8 +153,7 @@ impl Runtime {
         runtime.recover().await?;
         runtime.serve_images()?;
         let path = crate::socket::path(&runtime.inner.config.state);
-        let listener =
-            crate::socket::listen(&runtime.inner.config.state).map_err(|source| Error::Io { path, source })?;
+        let listener = listen(&path).map_err(|source| Error::Io { path, source })?;
         tokio::spawn(crate::socket::serve(Arc::downgrade(&runtime.inner), listener));
         Ok(runtime)
     }
@@ -161,8 +161,8 @@ impl Runtime {
     /// Answers the command line, and looks after the directory of archives.
     fn serve_images(&self) -> Result<(), Error> {
         let config = &self.inner.config;
-        let path = config.state.clone();
-        let listener = image::control::listen(&path).map_err(|source| Error::Io { path, source })?;
+        let path = image::control::socket(&config.state);
+        let listener = listen(&path).map_err(|source| Error::Io { path, source })?;
         if let Some(directory) = &config.image_directory {
             tokio::spawn(image::directory::run(Arc::downgrade(&self.inner.images), directory.clone()));
         }
@@ -511,6 +511,15 @@ pub(crate) fn remove_path(path: &Path) -> std::io::Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Listens at `path`, in place of an earlier run, for the owner only.
+fn listen(path: &Path) -> std::io::Result<UnixListener> {
+    use std::os::unix::fs::PermissionsExt;
+    remove_path(path)?;
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
 }
 
 /// Makes a directory a mount of its own that hands no mounts on, so that what is mounted below it in a container's mount

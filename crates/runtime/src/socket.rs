@@ -1,5 +1,4 @@
 //! The runtime on a Unix socket: CRI over gRPC, for `crictl`, `critest` and every other client of CRI.
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
@@ -18,15 +17,6 @@ const MAX_MESSAGE: usize = 16 << 20;
 /// The socket of a state directory.
 pub fn path(state: &Path) -> PathBuf {
     state.join("cri.sock")
-}
-
-/// Listens for the owner of the state directory only.
-pub(crate) fn listen(state: &Path) -> std::io::Result<UnixListener> {
-    let path = path(state);
-    crate::runtime::remove_path(&path)?;
-    let listener = UnixListener::bind(&path)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
 }
 
 /// Answers until the runtime is gone.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 
 use super::archive;
 use super::store::{ImageStore, Record};
@@ -89,16 +89,6 @@ pub async fn ask(state: &Path, request: &Request) -> Result<Vec<Record>, Error> 
     stream.read_to_end(&mut answer).await.map_err(failed)?;
     let answer: Result<Vec<Record>, String> = serde_json::from_slice(&answer).map_err(|error| failed(error.into()))?;
     answer.map_err(Error::Failed)
-}
-
-/// Listens at the socket of a state directory, for its owner only.
-pub(crate) fn listen(state: &Path) -> io::Result<UnixListener> {
-    use std::os::unix::fs::PermissionsExt;
-    let path = socket(state);
-    crate::runtime::remove_path(&path)?;
-    let listener = UnixListener::bind(&path)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
 }
 
 /// Answers one client.
