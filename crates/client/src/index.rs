@@ -1,5 +1,6 @@
 //! [`Index`]: groups an informer's objects by keys that a function reads from them (namespace, owner, node, label).
 use crate::informer::{Change, Informer, Kind, ObjectKey, key_of};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,6 +10,12 @@ pub type IndexName = &'static str;
 
 /// Objects grouped by the UID of their managing controller (`ownerReferences[].controller`), or by [`orphans`].
 pub const BY_CONTROLLER: IndexName = "controller-uid";
+
+/// EndpointSlices grouped by `namespace/name` of the Service that they belong to, whoever maintains them.
+pub const BY_SERVICE: IndexName = "service";
+
+/// The label of an EndpointSlice that names its Service.
+pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 type Groups<K> = RwLock<HashMap<String, HashMap<ObjectKey, Arc<K>>>>;
 
@@ -88,6 +95,17 @@ pub fn controller_uid<K: Kind>(object: &K) -> Vec<String> {
             |controller| controller.uid.clone(),
         ),
     ]
+}
+
+/// The Service that an EndpointSlice belongs to, by its label.
+pub fn service_of(slice: &EndpointSlice) -> Option<ObjectKey> {
+    let service = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
+    Some((slice.metadata.namespace.clone().unwrap_or_default(), service.clone()))
+}
+
+/// The keys of an EndpointSlice in [`BY_SERVICE`].
+pub(crate) fn service_key(slice: &EndpointSlice) -> Vec<String> {
+    service_of(slice).map(|(namespace, service)| format!("{namespace}/{service}")).into_iter().collect()
 }
 
 /// The key in [`BY_CONTROLLER`] of a namespace's objects that no controller manages.

@@ -1,6 +1,7 @@
 //! Shared informers: one list-and-watch per kind and process, an indexed local copy, and handlers called in order.
-use crate::index::{self, BY_CONTROLLER, Index, IndexName};
+use crate::index::{self, BY_CONTROLLER, BY_SERVICE, Index, IndexName};
 use futures::StreamExt;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::Api;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
@@ -227,6 +228,11 @@ impl Informers {
     /// The objects of `K` by the UID of their managing controller.
     pub fn by_controller<K: Kind>(&self) -> Index<K> {
         self.index(BY_CONTROLLER, index::controller_uid::<K>)
+    }
+
+    /// The EndpointSlices by the Service (`namespace/name`) that they belong to.
+    pub fn by_service(&self) -> Index<EndpointSlice> {
+        self.index(BY_SERVICE, index::service_key)
     }
 
     /// The index `name` of `K`; the first call makes it with `keys`.

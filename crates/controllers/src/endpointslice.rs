@@ -11,17 +11,16 @@ use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
 use kube::api::Api;
+use pintle_client::index::service_of;
 use pintle_client::informer::{Change, ObjectKey, key_of};
 use pintle_client::recorder::EventType::Warning;
 use pintle_client::{Index, Informer, Recorder, WorkQueue};
-use plan::{MANAGED_BY, MANAGER, SERVICE_NAME};
+use plan::{MANAGED_BY, MANAGER};
 use std::sync::Arc;
 use std::time::Duration;
 use write::{Changes, write};
 
 const WORKERS: usize = 5;
-/// Slices by "namespace/service", whoever maintains them.
-pub(crate) const BY_SERVICE: &str = "service";
 
 struct Controller {
     client: Client,
@@ -31,16 +30,6 @@ struct Controller {
     nodes: Informer<Node>,
     slices: Index<EndpointSlice>,
     expectations: Expectations,
-}
-
-/// The Service that a slice belongs to, by its label.
-pub(crate) fn service_of(slice: &EndpointSlice) -> Option<ObjectKey> {
-    let service = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
-    Some((namespace(slice).to_owned(), service.clone()))
-}
-
-pub(crate) fn index_key(slice: &EndpointSlice) -> Vec<String> {
-    service_of(slice).map(|(namespace, service)| format!("{namespace}/{service}")).into_iter().collect()
 }
 
 /// True if the slice says that `manager` maintains it.
@@ -59,7 +48,7 @@ pub(crate) async fn run(cx: Context) {
         services: services.clone(),
         pods: pods.clone(),
         nodes: nodes.clone(),
-        slices: cx.informers.index(BY_SERVICE, index_key),
+        slices: cx.informers.by_service(),
         expectations: Expectations::default(),
     });
     let queue = WorkQueue::<ObjectKey>::new();

@@ -2,9 +2,9 @@
 //! decision is [`plan`]. (upstream: pkg/controller/endpointslicemirroring)
 use crate::Context;
 use crate::claim::{controller_ref, name, namespace, uid};
-use crate::endpointslice::plan::{MANAGED_BY, SERVICE_NAME, port_key};
+use crate::endpointslice::managed_by;
+use crate::endpointslice::plan::{MANAGED_BY, port_key};
 use crate::endpointslice::write::{Changes, write};
-use crate::endpointslice::{BY_SERVICE, index_key, managed_by, service_of};
 use crate::error::{Error, is_conflict, is_namespace_terminating, message};
 use crate::expectations::Expectations;
 use crate::hash::semantically_equal;
@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{EndpointAddress, EndpointSubset, Endpoints, Ser
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use kube::Client;
 use kube::api::{Api, ObjectMeta};
+use pintle_client::index::{SERVICE_NAME, service_of};
 use pintle_client::informer::{Change, Informer, ObjectKey, key_of};
 use pintle_client::recorder::EventType::Warning;
 use pintle_client::{Index, Recorder, WorkQueue};
@@ -138,7 +139,7 @@ pub(crate) async fn run(cx: Context) {
         client,
         endpoints: endpoints.clone(),
         services: services.clone(),
-        slices: cx.informers.index(BY_SERVICE, index_key),
+        slices: cx.informers.by_service(),
         expectations: Expectations::default(),
     });
     let queue = WorkQueue::<ObjectKey>::new();

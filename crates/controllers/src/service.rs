@@ -5,13 +5,13 @@ mod balance;
 
 use crate::Context;
 use crate::claim::namespace;
-use crate::endpointslice::{BY_SERVICE, index_key, service_of};
 use crate::error::{Error, unless_not_found};
 use balance::{Action, FINALIZER, balance, listed, needs_cleanup, same_for_balancing, wants};
 use k8s_openapi::api::core::v1::{LoadBalancerStatus, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
+use pintle_client::index::service_of;
 use pintle_client::informer::{Change, ObjectKey, key_of};
 use pintle_client::recorder::EventType::{Normal, Warning};
 use pintle_client::{Index, Informer, Recorder, WorkQueue};
@@ -49,7 +49,7 @@ pub(crate) async fn run(cx: Context) {
         client,
         services: services.clone(),
         nodes: nodes.clone(),
-        slices: cx.informers.index(BY_SERVICE, index_key),
+        slices: cx.informers.by_service(),
         balanced: balanced.clone(),
     });
     let queue = WorkQueue::<ObjectKey>::new();

@@ -3,12 +3,11 @@ use k8s_openapi::api::core::v1::{Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use parking_lot::RwLock;
 use pintle_client::Informers;
+use pintle_client::index::service_of;
 use pintle_client::informer::Change;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-
-const LABEL_SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// (namespace, name) of a Service.
 pub type ServiceKey = (String, String);
@@ -204,11 +203,6 @@ fn service_record(service: &Service) -> ServiceRecord {
     let ports = spec.ports.iter().flatten();
     let ports = ports.filter_map(|port| new_port(port.name.as_deref(), port.protocol.as_deref(), port.port));
     ServiceRecord { cluster_ips, external_name: None, ports: ports.collect() }
-}
-
-fn service_of(slice: &EndpointSlice) -> Option<ServiceKey> {
-    let name = slice.metadata.labels.as_ref()?.get(LABEL_SERVICE_NAME)?;
-    Some((slice.metadata.namespace.clone().unwrap_or_default(), name.clone()))
 }
 
 fn endpoint_records(slice: &EndpointSlice) -> Vec<EndpointRecord> {

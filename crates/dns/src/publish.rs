@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, Patch, PatchParams, PostParams};
+use pintle_client::index::SERVICE_NAME;
 use pintle_client::informer::Change;
 use pintle_client::{Clients, Informers, WorkQueue};
 use serde_json::{Value, json};
@@ -18,8 +19,6 @@ const NAMESPACE: &str = "kube-system";
 const SERVICE: &str = "kube-dns";
 /// The service account that upstream's cluster DNS runs as.
 const ACCOUNT: &str = "coredns";
-/// The label that names a slice's Service.
-const LABEL_SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// What is published.
 #[derive(Clone, Debug)]
@@ -45,7 +44,7 @@ pub async fn keep(config: Config, clients: Clients, informers: Informers, stop: 
     informers.of::<EndpointSlice>().on_change(move |change: &Change<'_, EndpointSlice>| {
         let slice = change.object();
         let meta = &slice.metadata;
-        let service = meta.labels.as_ref().and_then(|labels| labels.get(LABEL_SERVICE_NAME));
+        let service = meta.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME));
         if meta.namespace.as_deref() == Some(NAMESPACE) && service.is_some_and(|service| service == SERVICE) {
             slice
                 .endpoints
@@ -167,7 +166,7 @@ fn endpoint_slices(node: &Node, port: u16) -> Vec<(String, Value)> {
             "metadata": {
                 "name": slice,
                 "namespace": NAMESPACE,
-                "labels": {LABEL_SERVICE_NAME: SERVICE, "endpointslice.kubernetes.io/managed-by": "pintle-dns"},
+                "labels": {SERVICE_NAME: SERVICE, "endpointslice.kubernetes.io/managed-by": "pintle-dns"},
                 "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": name, "uid": node.metadata.uid}],
             },
             "addressType": family,

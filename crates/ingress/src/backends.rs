@@ -4,13 +4,12 @@ use arc_swap::ArcSwap;
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use parking_lot::Mutex;
+use pintle_client::index::service_of;
 use pintle_client::{Index, Informer, Informers};
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// How backends are spoken to: the port's `appProtocol` (KEP-3726).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,20 +60,19 @@ impl Backends {
     /// Follows the Services and EndpointSlices of `informers`.
     pub fn follow(informers: &Informers) -> Arc<Self> {
         let services = informers.of::<Service>();
-        let slices =
-            informers.index("ingress-service", |slice: &EndpointSlice| service_of(slice).into_iter().collect());
+        let slices = informers.by_service();
         let backends = Arc::new(Backends { services: services.clone(), slices, known: Mutex::default() });
         let weak = Arc::downgrade(&backends);
         services.on_change(move |change| {
             let meta = &change.object().metadata;
             if let (Some(backends), Some(namespace), Some(name)) = (weak.upgrade(), &meta.namespace, &meta.name) {
-                backends.refresh(&format!("{namespace}/{name}"));
+                backends.refresh(namespace, name);
             }
         });
         let weak = Arc::downgrade(&backends);
         informers.of::<EndpointSlice>().on_change(move |change| {
-            if let (Some(backends), Some(service)) = (weak.upgrade(), service_of(change.object())) {
-                backends.refresh(&service);
+            if let (Some(backends), Some((namespace, name))) = (weak.upgrade(), service_of(change.object())) {
+                backends.refresh(&namespace, &name);
             }
         });
         backends
@@ -93,13 +91,10 @@ impl Backends {
         known.clone()
     }
 
-    /// A Service (`namespace/name`) or its endpoints changed.
-    fn refresh(&self, service: &str) {
+    /// A Service or its endpoints changed.
+    fn refresh(&self, namespace: &str, name: &str) {
         let known = self.known.lock();
-        let of = |named: &Named| {
-            service.strip_prefix(&*named.namespace).and_then(|rest| rest.strip_prefix('/')) == Some(&named.name)
-        };
-        for (named, backend) in known.iter().filter(|(named, _)| of(named)) {
+        for (named, backend) in known.iter().filter(|(named, _)| named.namespace == namespace && named.name == name) {
             backend.targets.store(Arc::new(self.targets(named)));
         }
     }
@@ -109,11 +104,6 @@ impl Backends {
         let slices = self.slices.get(&format!("{}/{}", named.namespace, named.name));
         targets(&service, &named.port, slices.iter().map(Arc::as_ref))
     }
-}
-
-fn service_of(slice: &EndpointSlice) -> Option<String> {
-    let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
-    Some(format!("{}/{name}", slice.metadata.namespace.as_deref()?))
 }
 
 /// The addresses of a Service's port: those that are ready, or if there is none, those that end and still serve (KEP-1669).

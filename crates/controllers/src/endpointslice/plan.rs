@@ -8,11 +8,10 @@ use k8s_openapi::api::discovery::v1::{
     Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
 };
 use kube::api::ObjectMeta;
+use pintle_client::index::SERVICE_NAME;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The slice's Service.
-pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Who maintains the slice.
 pub const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// This controller, in [`MANAGED_BY`].
